@@ -1,0 +1,88 @@
+"""Natural batching: what arrives while a batch is under way goes together with the next one, and nothing ever waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Turns many calls of `submit` into few calls of a handler.
+
+    The handler gets 1 to `max_size` items in the order in which they were submitted and returns one result for each.
+    At most `concurrency` handlers run at once. When a handler raises, each of its items' callers gets that exception.
+    A caller that is cancelled while its item waits takes the item back; one whose batch is under way can not.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        max_size: int,
+        concurrency: int = 1,
+    ) -> None:
+        self._handler = handler
+        self._max_size = max_size
+        self._free = concurrency
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # A batch serves many requests, so its logs must not carry the id of the one that happened to start it.
+        self._context = contextvars.copy_context()
+
+    async def submit(self, item: Item) -> Result:
+        """Hand in one item and return its result."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._free:
+            self._free -= 1
+            task = asyncio.create_task(self._run(), context=self._context.copy())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await future
+
+    @property
+    def depth(self) -> int:
+        """How many items wait for a handler."""
+        return len(self._waiting)
+
+    async def drain(self) -> None:
+        """Return when everything that was submitted so far has its result."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._take()
+                if batch:
+                    await self._handle(batch)
+        finally:
+            self._free += 1
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._max_size:
+            entry = self._waiting.popleft()
+            if not entry[1].cancelled():
+                batch.append(entry)
+        return batch
+
+    async def _handle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._handler([item for item, _ in batch])
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+            if not isinstance(error, Exception):
+                raise
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)

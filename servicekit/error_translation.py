@@ -1,0 +1,158 @@
+"""The one place where exceptions become gRPC statuses, and the JSON error body of the gateway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, NoReturn, cast
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from servicekit import calls
+from servicekit.errors import InternalError, Kind, RemoteError, ServiceError, UnavailableError, ValidationError
+
+ERROR_DOMAIN: Final = "textway"
+HTTP_STATUS_KEY: Final = "x-http-status"
+ERROR_BODY_KEY: Final = "x-error-body"
+STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+_BY_KIND: Final[dict[Kind, tuple[grpc.StatusCode, int]]] = {
+    Kind.INVALID_INPUT: (grpc.StatusCode.INVALID_ARGUMENT, 400),
+    Kind.UNAUTHENTICATED: (grpc.StatusCode.UNAUTHENTICATED, 401),
+    Kind.FORBIDDEN: (grpc.StatusCode.PERMISSION_DENIED, 403),
+    Kind.NOT_FOUND: (grpc.StatusCode.NOT_FOUND, 404),
+    Kind.ALREADY_EXISTS: (grpc.StatusCode.ALREADY_EXISTS, 409),
+    Kind.CONFLICT: (grpc.StatusCode.ABORTED, 409),
+    Kind.TOO_LARGE: (grpc.StatusCode.OUT_OF_RANGE, 413),
+    Kind.UNSUPPORTED_ENCODING: (grpc.StatusCode.UNIMPLEMENTED, 415),
+    Kind.RATE_LIMITED: (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    Kind.INTERNAL: (grpc.StatusCode.INTERNAL, 500),
+    Kind.UNAVAILABLE: (grpc.StatusCode.UNAVAILABLE, 503),
+}
+_KIND_OF_CODE: Final = {code: kind for kind, (code, _) in _BY_KIND.items()}
+
+log = structlog.get_logger(__name__)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types for its base class
+    """Answers every exception of a servicer with a status, and lets nothing else out."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wrap the method's handler, once."""
+        method = str(handler_call_details.method)
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return handler
+            wrapped = self._wrapped[method] = _wrap(handler, method)
+        return wrapped
+
+
+def _wrap(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+    untyped = cast("Any", handler)
+    if untyped.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _guard_unary(untyped.unary_unary, method), untyped.request_deserializer, untyped.response_serializer
+        )
+    if untyped.stream_stream is not None:
+        return grpc.stream_stream_rpc_method_handler(
+            _guard_stream(untyped.stream_stream, method), untyped.request_deserializer, untyped.response_serializer
+        )
+    return handler
+
+
+def _guard_unary(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Any]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        calls.bind(context)
+        try:
+            return await behavior(request, context)
+        except Exception as error:
+            await _abort(context, error, method)
+
+    return guarded
+
+
+def _guard_stream(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., Any]:
+    async def guarded(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        calls.bind(context)
+        try:
+            async for response in behavior(requests, context):
+                yield response
+        except Exception as error:
+            await _abort(context, error, method)
+
+    return guarded
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception, method: str) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, ServiceError):
+        log.error("call failed", method=method, error=type(error).__name__, exc_info=error)
+        error = InternalError()
+    else:
+        log.info("call refused", method=method, reason=error.reason)
+    code, http_status = _BY_KIND[error.kind]
+    trailers: list[tuple[str, str | bytes]] = [
+        (HTTP_STATUS_KEY, str(http_status)),
+        (ERROR_BODY_KEY, error_body(error, calls.request_id())),
+        (STATUS_DETAILS_KEY, _status(error, code).SerializeToString()),
+    ]
+    if error.retry_after_seconds is not None:
+        trailers.append(("retry-after", str(error.retry_after_seconds)))
+    await context.abort(code, error.message, trailing_metadata=tuple(trailers))
+    raise AssertionError("abort returned")
+
+
+def error_body(error: ServiceError, request_id: str) -> str:
+    """Return the gateway's JSON error body: plain ASCII, so that it can travel in a header."""
+    body = {"error": error.reason.lower(), "message": error.message, "requestId": request_id, **error.extras}
+    return json.dumps(body, separators=(",", ":"))
+
+
+def _status(error: ServiceError, code: grpc.StatusCode) -> status_pb2.Status:
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)
+    for key, value in error.extras.items():
+        info.metadata[key] = json.dumps(value)
+    details = [_packed(info)]
+    if isinstance(error, ValidationError):
+        bad_request = error_details_pb2.BadRequest()
+        for issue in error.issues:
+            bad_request.field_violations.add(field=issue.path, description=issue.message)
+        details.append(_packed(bad_request))
+    return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=error.message, details=details)
+
+
+def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError, part: str) -> ServiceError:
+    """Return what a failed call to another service means to our own caller.
+
+    What that service said on purpose is passed on; anything else means that it is not to be had now.
+    """
+    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL):
+        for key, value in error.trailing_metadata() or ():
+            if key == STATUS_DETAILS_KEY:
+                status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode())
+                for detail in status.details:
+                    info = error_details_pb2.ErrorInfo()
+                    if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
+                        extras = {name: json.loads(text) for name, text in info.metadata.items()}
+                        return RemoteError(_KIND_OF_CODE[error.code()], info.reason, status.message, extras)
+    log.warning("call to another service failed", part=part, code=error.code().name, details=error.details())
+    return UnavailableError(f"{part} can not be reached just now. Send the request again.")

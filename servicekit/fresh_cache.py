@@ -1,0 +1,59 @@
+"""Answers remembered for a moment, and for longer while whoever gave them is down."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from servicekit.clock import Clock
+from servicekit.errors import UnavailableError
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class FreshCache(Generic[Key, Value]):
+    """Remembers what `fetch` answered.
+
+    An answer is fresh for `fresh_seconds`. After that it is fetched again; if that raises UnavailableError, the old
+    answer serves until it is `stale_seconds` old. Only answers are remembered, never failures. The least recently used
+    of more than `max_size` answers is forgotten.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[Key], Awaitable[Value]],
+        *,
+        clock: Clock,
+        fresh_seconds: float,
+        stale_seconds: float,
+        max_size: int = 10_000,
+    ) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._fresh_seconds = fresh_seconds
+        self._stale_seconds = stale_seconds
+        self._max_size = max_size
+        self._answers: OrderedDict[Key, tuple[float, Value]] = OrderedDict()
+
+    async def get(self, key: Key) -> Value:
+        """Return the answer for a key; raise whatever `fetch` raises."""
+        known = self._answers.get(key)
+        asked_at = self._clock.monotonic()
+        if known and asked_at - known[0] < self._fresh_seconds:
+            return known[1]
+        try:
+            value = await self._fetch(key)
+        except UnavailableError:
+            if known and asked_at - known[0] < self._stale_seconds:
+                return known[1]
+            raise
+        except Exception:
+            self._answers.pop(key, None)
+            raise
+        self._answers[key] = (asked_at, value)
+        self._answers.move_to_end(key)
+        if len(self._answers) > self._max_size:
+            self._answers.popitem(last=False)
+        return value

@@ -1,0 +1,45 @@
+"""Pages of a list: sizes, and opaque tokens that survive concurrent inserts because they name the last row seen."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from servicekit.errors import Issue, ValidationError
+
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRequest:
+    """How many rows to read, and after which one: its sort key, a time in milliseconds and an id."""
+
+    size: int = DEFAULT_PAGE_SIZE
+    after: tuple[int, str] | None = None
+
+
+def page_request(size: int | None, token: str) -> PageRequest:
+    """Check a page's size and token; raise ValidationError naming `pageSize` or `pageToken`."""
+    if size is not None and not 1 <= size <= MAX_PAGE_SIZE:
+        raise ValidationError([Issue(path="pageSize", message=f"must be 1 to {MAX_PAGE_SIZE}, not {size}")])
+    return PageRequest(size=size or DEFAULT_PAGE_SIZE, after=_decode(token) if token else None)
+
+
+def page_token(milliseconds: int, row_id: str) -> str:
+    """Return the token that asks for what comes after this row."""
+    return base64.urlsafe_b64encode(json.dumps([milliseconds, row_id]).encode()).decode().rstrip("=")
+
+
+def _decode(token: str) -> tuple[int, str]:
+    try:
+        padded = token.encode("ascii") + b"=" * (-len(token) % 4)
+        match json.loads(base64.b64decode(padded, altchars=b"-_", validate=True)):
+            case [int(milliseconds), str(row_id)] if 0 <= milliseconds < 1 << 53:
+                return milliseconds, row_id
+    except (UnicodeEncodeError, binascii.Error, ValueError):
+        pass
+    raise ValidationError([Issue(path="pageToken", message="is not a token that a list has answered with")])

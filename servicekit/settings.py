@@ -1,0 +1,48 @@
+"""Settings from the environment: typed, checked before anything starts, and never printed with their secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX: Final = "TEXTWAY_"
+
+Address = Annotated[str, StringConstraints(pattern=r"^\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}$")]
+SettingsType = TypeVar("SettingsType", bound=BaseSettings)
+
+
+class SettingsError(Exception):
+    """One or more settings can not be used; the message names each and says why."""
+
+
+class ProcessSettings(BaseSettings):
+    """What every Textway process reads."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    data_dir: Path = Field(Path("data"), description="Folder of the SQLite files, the key ring and the logs.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line that is logged."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`json`, `console`, or `auto`: columns on a terminal, JSON elsewhere."
+    )
+    grpc_reflection: bool = Field(False, description="Let gRPC clients list the services of a process.")
+    drain_seconds: float = Field(
+        20.0, ge=0, le=20, description="How long a stopping process finishes what it has begun."
+    )
+
+
+def load(settings_type: type[SettingsType]) -> SettingsType:
+    """Read one settings class from the environment; raise SettingsError naming every bad setting."""
+    try:
+        return settings_type()
+    except ValidationError as error:
+        lines = [
+            f"{ENV_PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError("\n".join(lines)) from None
