@@ -23,7 +23,7 @@ _LENGTH_PROBLEMS: Final = {
 }
 
 
-class NotAPhoneNumber(ValueError):
+class NotAPhoneNumberError(ValueError):
     """The text is no phone number; the message says why, to follow the words "because"."""
 
 
@@ -32,26 +32,26 @@ def normalise(text: str, default_region: str = "") -> str:
     """Return a number in E.164.
 
     `default_region` is the ISO 3166 code that reads a number without a plus sign. Digits of any script are taken;
-    letters and extensions are not, since dropping them would text somebody else. Raises NotAPhoneNumber.
+    letters and extensions are not, since dropping them would text somebody else. Raises NotAPhoneNumberError.
     """
     candidate = text.strip()
     if not candidate:
-        raise NotAPhoneNumber("it is empty")
+        raise NotAPhoneNumberError("it is empty")
     if len(candidate) > MAX_LENGTH:
-        raise NotAPhoneNumber(f"it is longer than {MAX_LENGTH} characters")
+        raise NotAPhoneNumberError(f"it is longer than {MAX_LENGTH} characters")
     if any(character.isalpha() for character in candidate):
-        raise NotAPhoneNumber("it contains letters")
+        raise NotAPhoneNumberError("it contains letters")
     if not default_region and not candidate.startswith(("+", "\uff0b")):
-        raise NotAPhoneNumber("it has no plus sign and country code, and the integration has no defaultRegion")
+        raise NotAPhoneNumberError("it has no plus sign and country code, and the integration has no defaultRegion")
     try:
         number = phonenumbers.parse(candidate, default_region or None)
     except phonenumbers.NumberParseException as error:
-        raise NotAPhoneNumber(_PARSE_PROBLEMS.get(error.error_type, "it is no phone number")) from None
+        raise NotAPhoneNumberError(_PARSE_PROBLEMS.get(error.error_type, "it is no phone number")) from None
     if number.extension:
-        raise NotAPhoneNumber("it has an extension")
+        raise NotAPhoneNumberError("it has an extension")
     if not phonenumbers.is_valid_number(number):
         length = phonenumbers.is_possible_number_with_reason(number)
-        raise NotAPhoneNumber(_LENGTH_PROBLEMS.get(length, "no such number is in use in its country"))
+        raise NotAPhoneNumberError(_LENGTH_PROBLEMS.get(length, "no such number is in use in its country"))
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
