@@ -1,7 +1,7 @@
 """Write everything that is derived from other files: the stubs, `.env.example` and the settings page.
 
-`--check` writes to a temporary folder instead and fails where the committed files differ. `--image FILE` writes only the
-descriptor set that the proto linter reads.
+`--check` writes to a temporary folder instead and fails where the committed files differ. `--image FILE` writes only
+the descriptor set that the proto linter reads.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--image", type=Path, help="write only the descriptor set for the proto linter")
     arguments = parser.parse_args()
     if arguments.image:
+        arguments.image.parent.mkdir(parents=True, exist_ok=True)
         _protoc(f"--descriptor_set_out={arguments.image}", "--include_imports", "--include_source_info")
         return 0
     if arguments.check:

@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -24,9 +25,14 @@ READERS: Final = 4
 BUSY_TIMEOUT_SECONDS: Final = 2.0
 
 # FULL is what makes a commit outlive a power cut: with NORMAL, write-ahead logging syncs only at checkpoints.
-_WRITER_PRAGMAS: Final = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 2000}
-_READER_PRAGMAS: Final = {"busy_timeout": 2000, "query_only": 1}
-_MEMORY_PRAGMAS: Final = {"foreign_keys": 1}
+_WRITER_PRAGMAS: Final[Mapping[str, str | int]] = {
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "foreign_keys": 1,
+    "busy_timeout": 2000,
+}
+_READER_PRAGMAS: Final[Mapping[str, str | int]] = {"busy_timeout": 2000, "query_only": 1}
+_MEMORY_PRAGMAS: Final[Mapping[str, str | int]] = {"foreign_keys": 1}
 
 log = structlog.get_logger(__name__)
 
@@ -34,9 +40,9 @@ log = structlog.get_logger(__name__)
 class Database:
     """Connections to one database.
 
-    `write` gives a transaction that commits when the block ends and rolls back when it raises; on SQLite there is one at
-    a time, and it holds the write lock from its first statement. `read` gives a snapshot that sees everything committed
-    before it began. Both raise UnavailableError when the database can not be had.
+    `write` gives a transaction that commits when the block ends and rolls back when it raises; on SQLite there is one
+    at a time, and it holds the write lock from its first statement. `read` gives a snapshot that sees everything
+    committed before it began. Both raise UnavailableError when the database can not be had.
     """
 
     def __init__(self, writer: AsyncEngine, reader: AsyncEngine, lock_file: int | None) -> None:
@@ -61,6 +67,11 @@ class Database:
             return cls(engine, engine, None)
         return cls(*_open_file(parsed, Path(parsed.database)))
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether no other process can have this database open."""
+        return self._writer.dialect.name == "sqlite"
+
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction that may change rows."""
@@ -82,7 +93,7 @@ class Database:
             except (PoolTimeoutError, DBAPIError) as error:
                 if isinstance(error, DBAPIError) and not _is_outage(error):
                     raise
-                log.error("database unavailable", error=str(error.__cause__ or error))
+                log.warning("database unavailable", error=str(error.__cause__ or error))
                 raise UnavailableError("The database can not be written just now. Send the request again.") from error
 
     async def close(self) -> None:
@@ -120,7 +131,7 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _prepare_sqlite(engine: AsyncEngine, pragmas: dict[str, str | int], *, begin: str) -> None:
+def _prepare_sqlite(engine: AsyncEngine, pragmas: Mapping[str, str | int], *, begin: str) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def set_pragmas(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver would begin transactions lazily, and deferred

@@ -37,7 +37,7 @@ _KIND_OF_CODE: Final = {code: kind for kind, (code, _) in _BY_KIND.items()}
 log = structlog.get_logger(__name__)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types for its base class
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Answers every exception of a servicer with a status, and lets nothing else out."""
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the method's handler, once."""
         method = str(handler_call_details.method)
         wrapped = self._wrapped.get(method)
@@ -77,7 +77,7 @@ def _guard_unary(behavior: Callable[..., Awaitable[Any]], method: str) -> Callab
         calls.bind(context)
         try:
             return await behavior(request, context)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status and no internals
             await _abort(context, error, method)
 
     return guarded
@@ -89,7 +89,7 @@ def _guard_stream(behavior: Callable[..., AsyncIterator[Any]], method: str) -> C
         try:
             async for response in behavior(requests, context):
                 yield response
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status and no internals
             await _abort(context, error, method)
 
     return guarded

@@ -116,6 +116,7 @@ class RemoteError(ServiceError):
     """A failure that another service reported, to be passed on as it is."""
 
     def __init__(self, kind: Kind, reason: str, message: str, extras: Mapping[str, object]) -> None:
-        super().__init__(message, **extras)
+        super().__init__(message)
+        self.extras = extras
         self.kind = kind  # type: ignore[misc]  # the one error whose kind is known only at run time
         self.reason = reason  # type: ignore[misc]

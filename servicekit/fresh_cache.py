@@ -42,6 +42,7 @@ class FreshCache(Generic[Key, Value]):
         known = self._answers.get(key)
         asked_at = self._clock.monotonic()
         if known and asked_at - known[0] < self._fresh_seconds:
+            self._answers.move_to_end(key)
             return known[1]
         try:
             value = await self._fetch(key)

@@ -14,8 +14,11 @@ LogFormat = Literal["auto", "json", "console"]
 def configure(*, service: str, level: str = "info", log_format: LogFormat = "auto") -> None:
     """Set up the process's logs. `auto` writes columns to a terminal and JSON to anything else."""
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    # A plain traceback: the richer ones print local variables, and those may be secrets.
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(pad_event_to=0) if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(pad_event_to=0, exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
     )
     structlog.contextvars.bind_contextvars(service=service)
     structlog.configure(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol, runtime_checkable
 
 import grpc
 import structlog
@@ -20,6 +20,8 @@ from servicekit.settings import ProcessSettings, SettingsError
 MAX_CONCURRENT_CALLS: Final = 4_096
 # How long callers get to see NOT_SERVING before the listener closes.
 NOTICE_SECONDS: Final = 0.2
+# No call in hand lives longer than the gateway's own deadline.
+CALL_GRACE_SECONDS: Final = 5.0
 
 _OPTIONS: Final = (
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -28,7 +30,7 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Without this, two processes share one port in silence and each sees half of the calls.
     ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )
 
 log = structlog.get_logger(__name__)
@@ -59,13 +61,29 @@ class Service(Protocol):
         """Finish or give back its background work, then close what it has open."""
 
 
+@runtime_checkable
+class HasStreams(Protocol):
+    """A service with calls that would never end by themselves."""
+
+    def end_streams(self) -> None:
+        """End those calls now, and refuse new ones: the server is stopping."""
+
+
 class RunningServer:
     """Services that are being served by one gRPC server."""
 
-    def __init__(self, server: grpc.aio.Server, checks: health.aio.HealthServicer, services: Sequence[Service]) -> None:
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        checks: health.aio.HealthServicer,
+        services: Sequence[Service],
+        addresses: Mapping[str, str],
+    ) -> None:
         self._server = server
         self._checks = checks
         self._services = services
+        # Where each service is reached, by its name: what it was told to listen on, with the port that it got for 0.
+        self.addresses = addresses
 
     @classmethod
     async def start(cls, services: Sequence[Service], settings: ProcessSettings) -> RunningServer:
@@ -80,21 +98,26 @@ class RunningServer:
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         for service in services:
             service.add_to(server)
-        for listen in {service.listen for service in services}:
-            _bind(server, listen)
+        bound = {listen: _bind(server, listen) for listen in dict.fromkeys(service.listen for service in services)}
+        # First the listener: services in one process call each other as they start. Callers from outside wait for
+        # SERVING.
+        await server.start()
         for service in services:
             await service.start()
-        await server.start()
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-        log.info("serving", services=[service.name for service in services], listen=[s.listen for s in services])
-        return cls(server, checks, services)
+        addresses = {service.name: bound[service.listen] for service in services}
+        log.info("serving", **addresses)
+        return cls(server, checks, services, addresses)
 
     async def stop(self, drain_seconds: float) -> None:
         """Say NOT_SERVING, finish the calls in hand, stop the services in reverse order."""
         await self._checks.enter_graceful_shutdown()
         await asyncio.sleep(NOTICE_SECONDS)
-        await self._server.stop(drain_seconds)
+        for service in self._services:
+            if isinstance(service, HasStreams):
+                service.end_streams()
+        await self._server.stop(min(CALL_GRACE_SECONDS, drain_seconds))
         for service in reversed(self._services):
             await service.stop()
         log.info("stopped", services=[service.name for service in self._services])
@@ -116,10 +139,11 @@ async def serve_until_signal(services: Sequence[Service], settings: ProcessSetti
                 loop.remove_signal_handler(number)
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> None:
+def _bind(server: grpc.aio.Server, listen: str) -> str:
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError:
         port = 0
     if not port:
         raise SettingsError(f"{listen} can not be listened on: is something else using that port?")
+    return f"{listen.rpartition(':')[0]}:{port}"

@@ -30,7 +30,7 @@ class ProcessSettings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`json`, `console`, or `auto`: columns on a terminal, JSON elsewhere."
     )
-    grpc_reflection: bool = Field(False, description="Let gRPC clients list the services of a process.")
+    grpc_reflection: bool = Field(default=False, description="Let gRPC clients list the services of a process.")
     drain_seconds: float = Field(
         20.0, ge=0, le=20, description="How long a stopping process finishes what it has begun."
     )

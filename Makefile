@@ -1,0 +1,67 @@
+# The only list of commands. `make` alone prints it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up test test-unit test-contract test-integration test-e2e test-architecture check format generate lock clean
+
+help: ## Print this list.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Make the virtual environment with the pinned dependencies and the `textway` command.
+
+$(VENV)/.ready: requirements-dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Textway needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+up: setup ## Run the product: gateway, services, SQLite files in data/, simulated carrier.
+	@exec $(BIN)/textway up
+
+test: setup ## Run every test.
+	$(PYTEST)
+
+test-unit: setup ## Rules and use cases: no network, no disk.
+	$(PYTEST) tests/unit
+
+test-contract: setup ## What every store and every carrier must guarantee.
+	$(PYTEST) tests/contract
+
+test-integration: setup ## Each service behind a real gRPC server, in process.
+	$(PYTEST) tests/integration
+
+test-e2e: setup ## The product as a user runs it: real Envoy, real processes.
+	$(PYTEST) tests/e2e
+
+test-architecture: setup ## Imports, generated files, routes, error reasons.
+	$(PYTEST) tests/architecture
+
+check: setup ## Format, lint, types, import rules, proto lint, generated files.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate.py --image build/textway.binpb
+	cd proto && ../$(BIN)/buf lint ../build/textway.binpb --config buf.yaml --exclude-path google
+	$(BIN)/python scripts/generate.py --check
+
+format: setup ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: setup ## Write the stubs, .env.example and docs/configuration.md.
+	$(BIN)/python scripts/generate.py
+
+lock: ## Pin the newest allowed dependencies (needs `uv`).
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras \
+		--upgrade pyproject.toml -o requirements-dev.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--upgrade -c requirements-dev.lock pyproject.toml -o requirements.lock
+
+clean: ## Remove what `make` made, the data folder excepted.
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,152 @@
+"""`textway`: the one command of the product."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+import uvloop
+
+from servicekit import logs
+from servicekit.clock import SystemClock
+from servicekit.errors import ServiceError
+from servicekit.server import serve_until_signal
+from servicekit.settings import ProcessSettings, SettingsError, load
+from services.launcher import laptop, operating, sending
+from services.launcher.parts import PARTS
+from services.launcher.settings import LauncherSettings
+
+PART_NAMES = click.Choice(list(PARTS))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="textway")
+def cli() -> None:
+    """Any system that can POST JSON can send an SMS, and hear the reply.
+
+    Settings come from the environment (TEXTWAY_...); docs/configuration.md lists them.
+    """
+
+
+@cli.command()
+def up() -> None:
+    """Run the whole product in the foreground: gateway, services, SQLite files, simulated carrier."""
+    sys.exit(laptop.run_up(load(LauncherSettings), announce=operating.announce))
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, type=PART_NAMES)
+def serve(names: tuple[str, ...]) -> None:
+    """Serve any of the services in this process, until SIGTERM."""
+    settings = load(ProcessSettings)
+    logs.configure(service="+".join(names), level=settings.log_level, log_format=settings.log_format)
+    _run(_serve(names, settings))
+
+
+async def _serve(names: tuple[str, ...], settings: ProcessSettings) -> None:
+    services = [await part.build(SystemClock()) for name, part in PARTS.items() if name in names]
+    await serve_until_signal(services, settings)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, type=PART_NAMES)
+def migrate(names: tuple[str, ...]) -> None:
+    """Bring the databases of the named services, or of all, to the newest schema."""
+    for name in names or PARTS:
+        _run(PARTS[name].migrate())
+
+
+@cli.command()
+@click.argument("to")
+@click.argument("text")
+def send(to: str, text: str) -> None:
+    """Send one message through the gateway, with the API key in TEXTWAY_API_KEY, and tell what became of it."""
+    sending.send(to, text)
+
+
+@cli.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys.command("create")
+@click.option("--tenant", default="", help="Id or name; the default tenant when left out.")
+@click.option("--name", default="", help="What the key is for.")
+def create_key(tenant: str, name: str) -> None:
+    """Make a key and show it, this once."""
+    click.echo(_run(operating.create_key(tenant, name)))
+
+
+@keys.command("list")
+@click.option("--tenant", default="", help="Id or name; the default tenant when left out.")
+def list_keys(tenant: str) -> None:
+    """List a tenant's keys, without their secrets."""
+    click.echo(_run(operating.list_keys(tenant)))
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+def revoke_key(key_id: str) -> None:
+    """Make a key useless at once."""
+    click.echo(_run(operating.revoke_key(key_id)))
+
+
+@cli.group()
+def tenants() -> None:
+    """Make, list, suspend and resume tenants: whose the integrations and messages are."""
+
+
+@tenants.command("create")
+@click.argument("name")
+def create_tenant(name: str) -> None:
+    """Make a tenant."""
+    click.echo(_run(operating.create_tenant(name)))
+
+
+@tenants.command("list")
+def list_tenants() -> None:
+    """List all tenants."""
+    click.echo(_run(operating.list_tenants()))
+
+
+@tenants.command("suspend")
+@click.argument("tenant")
+def suspend_tenant(tenant: str) -> None:
+    """Refuse a tenant's calls and payloads."""
+    click.echo(_run(operating.set_tenant_active(tenant, active=False)))
+
+
+@tenants.command("resume")
+@click.argument("tenant")
+def resume_tenant(tenant: str) -> None:
+    """Let a suspended tenant work again."""
+    click.echo(_run(operating.set_tenant_active(tenant, active=True)))
+
+
+@cli.command("rotate-key-ring")
+def rotate_key_ring() -> None:
+    """Encrypt every secret at rest with a new key. Integrations must be stopped."""
+    _run(operating.rotate_key_ring())
+    click.echo("every secret is encrypted with the new key")
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return uvloop.run(work)
+
+
+def main() -> None:
+    """Run the command line; a failure is one sentence and a non-zero exit."""
+    try:
+        cli(prog_name="textway")
+    except SettingsError as error:
+        click.echo(f"textway: {error}", err=True)
+        sys.exit(2)
+    except ServiceError as error:
+        click.echo(f"textway: {error.message}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

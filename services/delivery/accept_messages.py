@@ -1,0 +1,144 @@
+"""Take messages in: check them, give them ids, and answer when they are on disk."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Protocol
+
+from servicekit import phone_numbers
+from servicekit.batching import Batcher
+from servicekit.clock import Clock
+from servicekit.errors import Issue, ValidationError
+from servicekit.ids import new_id
+from services.delivery.domain import MAX_CALLBACK_LENGTH, MAX_REF_LENGTH, MAX_TEXT_LENGTH, NewMessage
+from services.delivery.errors import InvalidRecipientError, TextTooLongError
+from services.delivery.sms_text import measure
+
+MAX_SUBMISSIONS: Final = 500
+MAX_CALLS_IN_COMMIT: Final = 200
+CHANNEL: Final = "sms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A message that somebody wants sent. `to` is in E.164."""
+
+    tenant_id: str
+    integration_id: str
+    to: str
+    text: str
+    ref: str
+    callback: str = ""
+
+
+class AddsMessages(Protocol):
+    """The part of the store that accepting needs."""
+
+    async def add(self, messages: Sequence[NewMessage]) -> None:
+        """Store messages, all or none, on disk."""
+
+
+class AcceptMessages:
+    """Accepts messages by group commit: calls that come while a commit is under way share the next one."""
+
+    def __init__(
+        self, *, store: AddsMessages, clock: Clock, shards: int, validity: timedelta, on_stored: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._shards = shards
+        self._validity = validity
+        self._on_stored = on_stored
+        self._commits = Batcher(self._commit, max_size=MAX_CALLS_IN_COMMIT)
+
+    async def accept(self, submissions: Sequence[Submission]) -> list[NewMessage]:
+        """Store all of them or none, and return them as stored.
+
+        Raises ValidationError when there are none or too many, and UnavailableError when they can not be stored.
+        """
+        if not 1 <= len(submissions) <= MAX_SUBMISSIONS:
+            raise ValidationError([Issue(path="submissions", message=f"must be 1 to {MAX_SUBMISSIONS}")])
+        messages = [self._new_message(submission) for submission in submissions]
+        await self._commits.submit(messages)
+        return messages
+
+    def _new_message(self, submission: Submission) -> NewMessage:
+        now = self._clock.now()
+        size = measure(submission.text)
+        return NewMessage(
+            id=new_id("msg", now, self._random_bits),
+            tenant_id=submission.tenant_id,
+            integration_id=submission.integration_id,
+            to=submission.to,
+            text=submission.text,
+            ref=submission.ref,
+            callback=submission.callback,
+            segments=size.segments,
+            encoding=size.encoding,
+            created_at=now,
+            valid_until=now + self._validity,
+        )
+
+    def _random_bits(self, count: int) -> int:
+        # The last five bits are the id's last character, which names the message's shard.
+        return secrets.randbits(count) >> 5 << 5 | secrets.randbelow(self._shards)
+
+    async def _commit(self, groups: Sequence[Sequence[NewMessage]]) -> list[None]:
+        await self._store.add([message for group in groups for message in group])
+        self._on_stored()
+        return [None] * len(groups)
+
+
+def checked_submission(
+    *, tenant_id: str, to: str, text: str, ref: str = "", callback: str = "", channel: str = ""
+) -> Submission:
+    """Check what an API caller wants sent.
+
+    Raises ValidationError listing every wrong field, InvalidRecipientError or TextTooLongError.
+    """
+    issues = [*_presence_issues(to, text), *_optional_issues(ref, callback, channel)]
+    if issues:
+        raise ValidationError(issues)
+    if len(text) > MAX_TEXT_LENGTH:
+        raise TextTooLongError(
+            f"The text has {len(text)} characters; a message has at most {MAX_TEXT_LENGTH}.",
+            limit=MAX_TEXT_LENGTH,
+            length=len(text),
+        )
+    try:
+        number = phone_numbers.normalise(to)
+    except phone_numbers.NotAPhoneNumberError as error:
+        shown = to[:MAX_REF_LENGTH]
+        raise InvalidRecipientError(f"{shown!r} is no phone number: {error}.", to=shown, reason=str(error)) from None
+    return Submission(tenant_id=tenant_id, integration_id="", to=number, text=text, ref=ref, callback=callback)
+
+
+def _presence_issues(to: str, text: str) -> list[Issue]:
+    issues = []
+    if not to.strip():
+        issues.append(Issue(path="to", message="is required: the recipient's number, such as +6581230000"))
+    if not text.strip():
+        issues.append(Issue(path="text", message="is required: 1 to 1600 characters"))
+    if "\x00" in text:
+        issues.append(Issue(path="text", message="must not contain U+0000"))
+    return issues
+
+
+def _optional_issues(ref: str, callback: str, channel: str) -> list[Issue]:
+    issues = []
+    if len(ref) > MAX_REF_LENGTH:
+        issues.append(Issue(path="ref", message=f"has {len(ref)} characters; at most {MAX_REF_LENGTH} are kept"))
+    if "\x00" in ref:
+        issues.append(Issue(path="ref", message="must not contain U+0000"))
+    if callback and not _is_web_address(callback):
+        issues.append(Issue(path="callback", message="must be an http or https URL of at most 2048 bytes"))
+    if channel not in ("", CHANNEL):
+        issues.append(Issue(path="channel", message=f"must be {CHANNEL!r}, the only channel there is"))
+    return issues
+
+
+def _is_web_address(text: str) -> bool:
+    return text.startswith(("https://", "http://")) and len(text.encode()) <= MAX_CALLBACK_LENGTH and text.isprintable()

@@ -1,0 +1,161 @@
+"""Protobuf to domain objects and back, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from textway.delivery.v1 import message_pb2, messages_service_pb2, submission_service_pb2
+
+from servicekit import phone_numbers
+from servicekit.clock import to_milliseconds
+from servicekit.errors import Issue, ValidationError
+from servicekit.paging import PageRequest, page_request, page_token
+from services.delivery.accept_messages import Submission, checked_submission
+from services.delivery.domain import Message, MessageFilter, NewMessage, Status
+from services.delivery.timeline import Step
+
+
+def wanted_message(tenant_id: str, request: messages_service_pb2.SendMessageRequest) -> Submission:
+    """Return the message that an API caller wants sent; raises what `checked_submission` raises."""
+    return checked_submission(
+        tenant_id=tenant_id,
+        to=request.to,
+        text=request.text,
+        ref=request.ref,
+        callback=request.callback,
+        channel=request.channel,
+    )
+
+
+def submission(request: submission_service_pb2.Submission) -> Submission:
+    """Return the message that another service has checked already."""
+    return Submission(
+        tenant_id=request.tenant_id,
+        integration_id=request.integration_id,
+        to=request.to,
+        text=request.text,
+        ref=request.ref,
+    )
+
+
+def send_response(message: NewMessage) -> messages_service_pb2.SendMessageResponse:
+    """Return the answer to SendMessage."""
+    return messages_service_pb2.SendMessageResponse(
+        id=message.id,
+        status=Status.QUEUED,
+        to=message.to,
+        text=message.text,
+        ref=message.ref,
+        created_at=timestamp(message.created_at),
+    )
+
+
+def submit_response(messages: Sequence[NewMessage]) -> submission_service_pb2.SubmitMessagesResponse:
+    """Return the answer to SubmitMessages."""
+    return submission_service_pb2.SubmitMessagesResponse(
+        accepted=[
+            submission_service_pb2.AcceptedMessage(
+                id=message.id, status=Status.QUEUED, created_at=timestamp(message.created_at)
+            )
+            for message in messages
+        ]
+    )
+
+
+def message(found: Message) -> message_pb2.Message:
+    """Return a message as the API shows it."""
+    shown = message_pb2.Message(
+        id=found.id,
+        status=found.status,
+        to=found.to,
+        text=found.text,
+        ref=found.ref,
+        integration_id=found.integration_id,
+        carrier=found.carrier,
+        carrier_message_id=found.carrier_message_id,
+        segments=found.segments,
+        encoding=found.encoding,
+        attempts=found.attempts,
+        created_at=timestamp(found.created_at),
+        updated_at=timestamp(found.updated_at),
+        sent_at=timestamp(found.sent_at) if found.sent_at else None,
+        delivered_at=timestamp(found.delivered_at) if found.delivered_at else None,
+        **{"from": found.sender},  # type: ignore[arg-type]  # a keyword in Python, and the contract's word
+    )
+    if found.failure:
+        shown.error.code = found.failure.reason.code
+        shown.error.message = found.failure.reason.sentence
+        shown.error.carrier_code = found.failure.carrier_code
+    return shown
+
+
+def message_list(found: Sequence[Message], page: PageRequest) -> messages_service_pb2.ListMessagesResponse:
+    """Return one page; a full one carries the token of the next."""
+    token = page_token(to_milliseconds(found[-1].created_at), found[-1].id) if len(found) == page.size else ""
+    return messages_service_pb2.ListMessagesResponse(messages=[message(each) for each in found], next_page_token=token)
+
+
+def timeline_response(message_id: str, steps: Sequence[Step]) -> messages_service_pb2.GetMessageTimelineResponse:
+    """Return the answer to GetMessageTimeline."""
+    return messages_service_pb2.GetMessageTimelineResponse(
+        id=message_id,
+        entries=[
+            message_pb2.TimelineEntry(
+                at=timestamp(step.at),
+                event=step.event,
+                status=step.status,
+                attempt=step.attempt,
+                carrier=step.carrier,
+                outcome=step.outcome,
+                detail=step.detail,
+                possible_duplicate=step.possible_duplicate,
+            )
+            for step in steps
+        ],
+    )
+
+
+def list_request(request: messages_service_pb2.ListMessagesRequest) -> tuple[MessageFilter, PageRequest]:
+    """Return what to list; raise ValidationError naming the filter that can not be used."""
+    page = page_request(request.page_size if request.HasField("page_size") else None, request.page_token)
+    wanted = MessageFilter(
+        status=_status(request.status) if request.status else None,
+        ref=request.ref or None,
+        to=_number(request.to) if request.to else None,
+        integration_id=request.integration_id or None,
+        created_after=_moment("createdAfter", request.created_after) if request.HasField("created_after") else None,
+        created_before=_moment("createdBefore", request.created_before) if request.HasField("created_before") else None,
+    )
+    return wanted, page
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """Return a time as protobuf has it."""
+    stamp = Timestamp()
+    stamp.FromMilliseconds(to_milliseconds(moment))
+    return stamp
+
+
+def _status(word: str) -> Status:
+    try:
+        return Status(word)
+    except ValueError:
+        known = ", ".join(status.value for status in Status)
+        raise ValidationError([Issue(path="status", message=f"must be one of {known}")]) from None
+
+
+def _number(text: str) -> str:
+    # A plus sign that was not escaped in a query string arrives as a space.
+    try:
+        return phone_numbers.normalise(f"+{text.strip().removeprefix('+')}")
+    except phone_numbers.NotAPhoneNumberError as error:
+        raise ValidationError([Issue(path="to", message=f"is no phone number: {error}")]) from None
+
+
+def _moment(path: str, stamp: Timestamp) -> datetime:
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValidationError([Issue(path=path, message="is out of range")]) from None

@@ -1,0 +1,199 @@
+"""Messages and what happens to them: the words of the business, and the rules that need nothing but their arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, StrEnum
+from typing import Final
+
+from servicekit.ids import CROCKFORD
+
+MAX_TEXT_LENGTH: Final = 1600
+MAX_REF_LENGTH: Final = 64
+MAX_CALLBACK_LENGTH: Final = 2048
+MAX_DETAIL_LENGTH: Final = 500
+
+
+class Status(StrEnum):
+    """Where a message stands. A terminal status never goes back."""
+
+    QUEUED = "queued"  # on disk, waiting for its next attempt
+    SENDING = "sending"  # an attempt is under way, or its outcome is waited for
+    SENT = "sent"  # a carrier took it
+    DELIVERED = "delivered"  # the handset has it, by the carrier's word
+    UNDELIVERED = "undelivered"  # the carrier took it and could not bring it to the handset
+    FAILED = "failed"  # no carrier takes it
+    EXPIRED = "expired"  # its validity ended before a carrier took it
+    CANCELED = "canceled"  # stopped by its sender before the first attempt
+    SUPPRESSED = "suppressed"  # accepted, never attempted: the recipient has opted out
+    UNKNOWN = "unknown"  # an attempt's outcome can not be known, and nobody may guess
+
+
+TERMINAL: Final = frozenset(
+    {Status.DELIVERED, Status.UNDELIVERED, Status.FAILED, Status.EXPIRED, Status.CANCELED, Status.SUPPRESSED}
+)
+
+
+class Outcome(StrEnum):
+    """How an attempt stands."""
+
+    STARTED = "started"  # committed before the first byte went to the carrier
+    TAKEN = "taken"
+    REFUSED = "refused"
+    TRY_LATER = "try_later"
+    UNKNOWN = "unknown"  # the carrier may have it, or not
+
+
+class Encoding(StrEnum):
+    """How a text is put into SMS parts (3GPP TS 23.038)."""
+
+    GSM7 = "gsm7"
+    UCS2 = "ucs2"
+
+
+class FailureReason(Enum):
+    """Why a message is not delivered, in the same words for every carrier: a code, and a sentence for a person."""
+
+    INVALID_NUMBER = ("invalid_number", "The carrier says that the number does not exist or can not get SMS.")
+    OPTED_OUT = ("opted_out", "The recipient does not want messages from this sender.")
+    UNREACHABLE = ("unreachable", "The handset could not be reached.")
+    CARRIER_REJECTED = ("carrier_rejected", "The carrier refuses this message.")
+    CARRIER_UNAVAILABLE = ("carrier_unavailable", "The carrier can not take messages just now.")
+    THROTTLED = ("throttled", "The carrier asks to be sent less at a time.")
+    INSUFFICIENT_FUNDS = ("insufficient_funds", "The account at the carrier has no credit left.")
+    NO_ANSWER = ("no_answer", "The carrier did not answer in time; it may have the message.")
+    EXPIRED = ("expired", "No carrier took the message before its validity ended.")
+
+    def __init__(self, code: str, sentence: str) -> None:
+        self.code = code
+        self.sentence = sentence
+
+
+REASON_BY_CODE: Final = {reason.code: reason for reason in FailureReason}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A reason, with the carrier's own code beside it (empty when it gave none)."""
+
+    reason: FailureReason
+    carrier_code: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewMessage:
+    """A message on its way into the store."""
+
+    id: str
+    tenant_id: str
+    integration_id: str  # empty for a message that was sent by the API
+    to: str  # E.164
+    text: str
+    ref: str  # empty for none
+    callback: str  # empty for none
+    segments: int
+    encoding: Encoding
+    created_at: datetime
+    valid_until: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One SMS to one number, as it stands."""
+
+    id: str
+    tenant_id: str
+    integration_id: str
+    status: Status
+    to: str
+    sender: str  # empty until the first attempt
+    text: str
+    ref: str
+    callback: str
+    carrier: str  # of the last attempt; empty before the first
+    carrier_message_id: str  # empty until a carrier took it
+    segments: int
+    encoding: Encoding
+    attempts: int
+    failure: Failure | None
+    created_at: datetime
+    updated_at: datetime
+    valid_until: datetime
+    sent_at: datetime | None
+    delivered_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try to hand a message to one carrier."""
+
+    number: int  # from 1
+    carrier: str
+    outcome: Outcome
+    started_at: datetime
+    finished_at: datetime | None
+    detail: str  # the carrier's own answer
+    possible_duplicate: bool  # this attempt and another may both have reached the handset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """A carrier's later word on a message."""
+
+    message_id: str
+    status: Status  # SENT, DELIVERED or UNDELIVERED
+    failure: Failure | None
+    detail: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An inbound SMS."""
+
+    id: str
+    carrier: str
+    carrier_reply_id: str  # unique for the carrier: a repeat is the same reply
+    sender: str  # the person who wrote, E.164
+    recipient: str  # our number
+    text: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Everything that is known of one message."""
+
+    message: Message
+    attempts: tuple[Attempt, ...]
+    receipts: tuple[Receipt, ...]
+    replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageFilter:
+    """Which messages to list; None means that it does not matter."""
+
+    status: Status | None = None
+    ref: str | None = None
+    to: str | None = None
+    integration_id: str | None = None
+    created_after: datetime | None = None  # at this time or later
+    created_before: datetime | None = None  # before this time
+
+
+def status_after_receipt(current: Status, told: Status) -> Status:
+    """Return a message's status after a receipt: forwards only, whatever the order in which receipts come.
+
+    A message that is held because its outcome is unknown learns it from its receipt; one that expired while a carrier
+    had it after all, too.
+    """
+    if current in TERMINAL and current is not Status.EXPIRED:
+        return current
+    return told
+
+
+def shard_of(message_id: str) -> int:
+    """Return the shard that a message lives on, 0 to 31: its id's last character says so."""
+    return CROCKFORD.index(message_id[-1])

@@ -1,0 +1,123 @@
+"""Delivery's RPCs: convert, call, convert."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from textway.delivery.v1 import (
+    message_pb2,
+    messages_service_pb2,
+    messages_service_pb2_grpc,
+    submission_service_pb2,
+    submission_service_pb2_grpc,
+)
+
+from servicekit import calls
+from servicekit.clock import Clock
+from servicekit.errors import ConflictError, NotFoundError
+from servicekit.ids import is_id
+from services.delivery import convert
+from services.delivery.accept_messages import AcceptMessages
+from services.delivery.api_keys import ApiKeys
+from services.delivery.carriers.registry import Carriers
+from services.delivery.domain import Message
+from services.delivery.sms_text import measure
+from services.delivery.store import CancelResult, MessageStore
+from services.delivery.timeline import timeline
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
+    """The public half: every call is made with an API key."""
+
+    def __init__(self, *, keys: ApiKeys, accepting: AcceptMessages, store: MessageStore, clock: Clock) -> None:
+        self._keys = keys
+        self._accepting = accepting
+        self._store = store
+        self._clock = clock
+
+    async def SendMessage(
+        self, request: messages_service_pb2.SendMessageRequest, context: Context
+    ) -> messages_service_pb2.SendMessageResponse:
+        """Accept one message."""
+        tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
+        (stored,) = await self._accepting.accept([convert.wanted_message(tenant_id, request)])
+        await calls.answer_with(context, 202)
+        return convert.send_response(stored)
+
+    async def GetMessage(
+        self, request: messages_service_pb2.GetMessageRequest, context: Context
+    ) -> message_pb2.Message:
+        """Read one message."""
+        tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
+        return convert.message(await self._message(tenant_id, request.id))
+
+    async def ListMessages(
+        self, request: messages_service_pb2.ListMessagesRequest, context: Context
+    ) -> messages_service_pb2.ListMessagesResponse:
+        """List messages, newest first."""
+        tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
+        wanted, page = convert.list_request(request)
+        return convert.message_list(await self._store.list_messages(tenant_id, wanted, page), page)
+
+    async def GetMessageTimeline(
+        self, request: messages_service_pb2.GetMessageTimelineRequest, context: Context
+    ) -> messages_service_pb2.GetMessageTimelineResponse:
+        """Tell every step of one message."""
+        tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
+        history = await self._store.history(tenant_id, _message_id(request.id))
+        if history is None:
+            raise NotFoundError
+        return convert.timeline_response(request.id, timeline(history))
+
+    async def CancelMessage(
+        self, request: messages_service_pb2.CancelMessageRequest, context: Context
+    ) -> message_pb2.Message:
+        """Stop a message that no attempt has begun for."""
+        tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
+        result = await self._store.cancel(tenant_id, _message_id(request.id), self._clock.now())
+        if result is CancelResult.NOT_FOUND:
+            raise NotFoundError
+        message = await self._message(tenant_id, request.id)
+        if result is CancelResult.BEGUN:
+            raise ConflictError(f"The message can not be canceled any more: it is {message.status.value}.")
+        return convert.message(message)
+
+    async def _message(self, tenant_id: str, message_id: str) -> Message:
+        message = await self._store.get(tenant_id, _message_id(message_id))
+        if message is None:
+            raise NotFoundError
+        return message
+
+
+class SubmissionServicer(submission_service_pb2_grpc.SubmissionServiceServicer):
+    """The internal half: callers are services that have checked what they submit."""
+
+    def __init__(self, *, accepting: AcceptMessages, carriers: Carriers) -> None:
+        self._accepting = accepting
+        self._carriers = carriers
+
+    async def SubmitMessages(
+        self, request: submission_service_pb2.SubmitMessagesRequest, context: Context
+    ) -> submission_service_pb2.SubmitMessagesResponse:
+        """Store a batch."""
+        stored = await self._accepting.accept([convert.submission(each) for each in request.submissions])
+        return convert.submit_response(stored)
+
+    async def PreviewMessage(
+        self, request: submission_service_pb2.PreviewMessageRequest, context: Context
+    ) -> submission_service_pb2.PreviewMessageResponse:
+        """Tell what would become of a message."""
+        size = measure(request.submission.text)
+        carrier = self._carriers.pick(request.submission.to)
+        return submission_service_pb2.PreviewMessageResponse(
+            segments=size.segments, encoding=size.encoding, carrier=carrier.name
+        )
+
+
+def _message_id(text: str) -> str:
+    if not is_id(text, "msg"):
+        raise NotFoundError
+    return text

@@ -1,0 +1,122 @@
+"""The loops that keep Delivery going: send what is due, keep leases, ask for missing receipts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+import structlog
+
+from servicekit.clock import Clock
+from servicekit.errors import UnavailableError
+from services.delivery.dispatch import Dispatcher
+from services.delivery.follow_up import FollowUp
+
+POLL_SECONDS: Final = 0.25
+RENEW_SECONDS: Final = 10.0
+LOOK_UP_SECONDS: Final = 2.0
+OUTAGE_SECONDS: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class KnowsDueTime(Protocol):
+    """The part of the store that tells when to wake."""
+
+    async def next_due(self, shard: int) -> datetime | None:
+        """Return when the shard's next message is due; None when its queue is empty."""
+
+
+class Worker:
+    """Runs the loops until it is stopped. A loop that fails waits a moment and goes on."""
+
+    def __init__(
+        self,
+        *,
+        store: KnowsDueTime,
+        dispatcher: Dispatcher,
+        follow_up: FollowUp,
+        clock: Clock,
+        random: Callable[[], float],
+        shards: Sequence[int],
+    ) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._follow_up = follow_up
+        self._clock = clock
+        self._random = random
+        self._shards = shards
+        self._wake = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+
+    def wake(self) -> None:
+        """Look for due messages now: some were stored, or there is room for more."""
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Begin the loops."""
+        self._loops = [
+            asyncio.create_task(self._forever(self._send_due)),
+            asyncio.create_task(self._forever(self._every(RENEW_SECONDS, self._dispatcher.renew_leases))),
+            asyncio.create_task(self._forever(self._every(LOOK_UP_SECONDS, self._follow_up.look_up_missing))),
+        ]
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Claim nothing more, and wait for what is in flight."""
+        sending, renewing, looking_up = self._loops
+        await _ended(sending, looking_up)
+        await self._dispatcher.drain(drain_seconds)
+        await _ended(renewing)
+
+    async def _forever(self, once: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await once()
+            except UnavailableError as error:
+                log.warning("work waits for the database", error=error.message)
+                await self._clock.sleep(OUTAGE_SECONDS)
+            except Exception as error:  # a loop that ends in silence would strand every message
+                log.error("work failed", error=type(error).__name__, exc_info=error)
+                await self._clock.sleep(OUTAGE_SECONDS)
+
+    async def _send_due(self) -> None:
+        claimed = 0
+        for shard in self._shards:
+            if self._dispatcher.room > 0:
+                claimed += await self._dispatcher.send_due(shard)
+        if not claimed:
+            await self._wait_for_work()
+
+    async def _wait_for_work(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS * (0.5 + self._random())):
+                    await self._wake.wait()
+            self._wake.clear()
+            if self._dispatcher.room > 0 and await self._is_due():
+                return
+
+    async def _is_due(self) -> bool:
+        # A read is cheaper than a claim, which takes the write lock.
+        now = self._clock.now()
+        for shard in self._shards:
+            due = await self._store.next_due(shard)
+            if due is not None and due <= now:
+                return True
+        return False
+
+    def _every(self, seconds: float, work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
+        async def once() -> None:
+            await work()
+            await self._clock.sleep(seconds)
+
+        return once
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,145 @@
+"""Between the contract's messages and the domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from google.api.httpbody_pb2 import HttpBody
+from textway.delivery.v1 import submission_service_pb2 as delivery
+from textway.ingress.v1 import health_service_pb2 as health_v1
+from textway.ingress.v1 import ingress_service_pb2 as ingress_v1
+from textway.integrations.v1 import registry_service_pb2 as registry
+
+from servicekit import calls
+from servicekit.clock import from_milliseconds
+from servicekit.errors import NotFoundError
+from services.ingress.check_readiness import PartState
+from services.ingress.domain import AcceptedMessage, IngressKey, Integration, MappingPaths, NewMessage, Payload, Preview
+from services.ingress.explain_payload import Explanation
+from services.ingress.mapping import FieldTrace
+from services.ingress.receive_payload import ReceivedPayload
+from services.ingress.strict_json import render
+
+FOUND_SHOWN = 200
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def path_variable(value: str, context: Context) -> str:
+    """Return a path variable as it stood in the URL's path; raise NotFoundError when it came from elsewhere.
+
+    A query parameter of the same name overrides a path variable in the gateway, so that a link could be made to look
+    as if it led to another integration than it does.
+    """
+    for original in calls.headers(context, "x-envoy-original-path"):
+        segments = [unquote(segment) for segment in original.partition("?")[0].split("/")]
+        if segments[3:4] != [value]:
+            raise NotFoundError
+    return value
+
+
+def payload_from(body: HttpBody, context: Context) -> Payload:
+    """Return a body and its headers as they came."""
+    return Payload(body=body.data, headers=_headers(context))
+
+
+def _headers(context: Context) -> Mapping[str, tuple[str, ...]]:
+    headers: dict[str, tuple[str, ...]] = {}
+    for key, value in context.invocation_metadata() or ():
+        text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+        headers[key] = (*headers.get(key, ()), text)
+    return headers
+
+
+def ingest_response(received: ReceivedPayload) -> ingress_v1.IngestResponse:
+    """Return the answer to a payload that was accepted."""
+    return ingress_v1.IngestResponse(
+        id=received.accepted.id,
+        status=received.accepted.status,
+        to=received.message.to,
+        text=received.message.text,
+        ref=received.message.ref,
+    )
+
+
+def explain_response(explanation: Explanation) -> ingress_v1.ExplainResponse:
+    """Return a dry run."""
+    trace, preview = explanation.trace, explanation.preview
+    return ingress_v1.ExplainResponse(
+        verdict=explanation.verdict,
+        message=explanation.sentence,
+        fields=[_explained(field) for field in trace.fields],
+        signature=explanation.signature,
+        to=trace.result_of("to"),
+        text=trace.result_of("text"),
+        ref=trace.result_of("ref"),
+        segments=preview.segments if preview else 0,
+        encoding=preview.encoding if preview else "",
+        carrier=preview.carrier if preview else "",
+    )
+
+
+def _explained(trace: FieldTrace) -> ingress_v1.ExplainedField:
+    return ingress_v1.ExplainedField(
+        field=trace.field,
+        path=trace.path,
+        matches=trace.matches,
+        found=render(trace.found, FOUND_SHOWN) if trace.matches else None,
+        result=trace.result,
+        problem=trace.problem,
+    )
+
+
+def integration_from(config: registry.IntegrationConfig) -> Integration:
+    """Return an integration as Integrations has it."""
+    return Integration(
+        id=config.id,
+        tenant_id=config.tenant_id,
+        tenant_active=config.tenant_active,
+        ingress_keys=tuple(_key_from(key) for key in config.ingress_keys),
+        paths=MappingPaths(
+            to=config.to_path, text=config.text_path, ref=config.ref_path, default_region=config.default_region
+        ),
+        signing_secrets=tuple(config.signing_secrets),
+        signing_header=config.signing_header,
+        revision=config.revision,
+    )
+
+
+def _key_from(key: registry.IngressKey) -> IngressKey:
+    expires_at = from_milliseconds(key.expires_at.ToMilliseconds()) if key.HasField("expires_at") else None
+    return IngressKey(sha256=key.sha256, expires_at=expires_at)
+
+
+def submission_of(message: NewMessage) -> delivery.Submission:
+    """Return a message as Delivery takes it."""
+    return delivery.Submission(
+        tenant_id=message.tenant_id,
+        integration_id=message.integration_id,
+        to=message.to,
+        text=message.text,
+        ref=message.ref,
+    )
+
+
+def accepted_from(response: delivery.SubmitMessagesResponse) -> list[AcceptedMessage]:
+    """Return what Delivery has on disk, in the order of the submissions."""
+    return [AcceptedMessage(id=message.id, status=message.status) for message in response.accepted]
+
+
+def preview_from(response: delivery.PreviewMessageResponse) -> Preview:
+    """Return what would become of a message."""
+    return Preview(segments=response.segments, encoding=response.encoding, carrier=response.carrier)
+
+
+def ready_response(parts: Sequence[PartState]) -> health_v1.CheckReadyResponse:
+    """Return which parts are ready."""
+    return health_v1.CheckReadyResponse(
+        status="ready" if all(part.is_ready for part in parts) else "not_ready",
+        parts=[
+            health_v1.CheckReadyResponse.Part(name=part.name, ready=part.is_ready, detail=part.detail) for part in parts
+        ],
+    )

@@ -1,0 +1,70 @@
+"""Hands messages to Delivery, many in one call when many come at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from textway.delivery.v1.submission_service_pb2 import PreviewMessageRequest, SubmitMessagesRequest
+from textway.delivery.v1.submission_service_pb2_grpc import SubmissionServiceStub
+
+from servicekit import clients
+from servicekit.batching import Batcher
+from servicekit.errors import RemoteError, UnavailableError
+from services.ingress import convert
+from services.ingress.domain import AcceptedMessage, NewMessage, Preview
+
+MAX_MESSAGES_PER_CALL: Final = 200
+CALLS_AT_ONCE: Final = 4
+# Below the gateway's 5 s, so that the sender gets an answer of ours.
+CALL_SECONDS: Final = 4.0
+PART: Final = "Delivery"
+
+log = structlog.get_logger(__name__)
+
+
+class DeliveryOutbox:
+    """Submits messages so that their senders can be told that they are on disk, and asks for previews."""
+
+    def __init__(self, delivery: SubmissionServiceStub) -> None:
+        self._delivery = delivery
+        self._batcher: Batcher[NewMessage, AcceptedMessage | RemoteError] = Batcher(
+            self._submit_together, max_size=MAX_MESSAGES_PER_CALL, concurrency=CALLS_AT_ONCE
+        )
+
+    async def submit(self, message: NewMessage) -> AcceptedMessage:
+        """Return once the message is on disk; raise UnavailableError otherwise."""
+        result = await self._batcher.submit(message)
+        if isinstance(result, RemoteError):
+            # Ingress checks all that Delivery checks, so that a refusal is a defect and not the sender's fault.
+            log.error("message refused by delivery", integration_id=message.integration_id, reason=result.reason)
+            raise UnavailableError("Delivery did not take the message. Send the request again.") from result
+        return result
+
+    async def preview(self, message: NewMessage) -> Preview:
+        """Return what would become of a message; nothing is stored."""
+        request = PreviewMessageRequest(submission=convert.submission_of(message))
+        response = await clients.call(self._delivery.PreviewMessage, request, part=PART, timeout_seconds=CALL_SECONDS)
+        return convert.preview_from(response)
+
+    async def drain(self) -> None:
+        """Return when everything that was submitted has its answer."""
+        await self._batcher.drain()
+
+    async def _submit_together(self, messages: Sequence[NewMessage]) -> list[AcceptedMessage | RemoteError]:
+        try:
+            return [*await self._call(messages)]
+        except RemoteError as refusal:
+            if len(messages) == 1:
+                return [refusal]
+        # All of a call is refused when one message is. Nothing is stored then, and no sender pays for another's.
+        results: list[AcceptedMessage | RemoteError] = []
+        for message in messages:
+            results += await self._submit_together([message])
+        return results
+
+    async def _call(self, messages: Sequence[NewMessage]) -> list[AcceptedMessage]:
+        request = SubmitMessagesRequest(submissions=[convert.submission_of(message) for message in messages])
+        response = await clients.call(self._delivery.SubmitMessages, request, part=PART, timeout_seconds=CALL_SECONDS)
+        return convert.accepted_from(response)

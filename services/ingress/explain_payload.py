@@ -1,0 +1,120 @@
+"""Show what a payload would become, step by step, and send nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from servicekit.errors import NotFoundError, ServiceError
+from servicekit.ids import is_id
+from services.ingress.domain import Integration, NewMessage, Payload, Preview
+from services.ingress.errors import InvalidJsonError, InvalidSignatureError, SignatureProblem, TenantInactiveError
+from services.ingress.mapping import Trace
+from services.ingress.read_payload import refuse_unreadable, trace_payload, verify_signature
+
+ACCEPTED: Final = "accepted"
+
+SignatureState = Literal["not_required", "valid"] | SignatureProblem
+
+
+class IntegrationsById(Protocol):
+    """Where an integration is found by its id."""
+
+    async def by_id(self, integration_id: str) -> Integration:
+        """Return the integration. Raises NotFoundError without one, UnavailableError when that can not be told now."""
+
+
+class Previewer(Protocol):
+    """Who knows what would become of a message."""
+
+    async def preview(self, message: NewMessage) -> Preview:
+        """Return it; store nothing. Raises UnavailableError when it can not be told now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """All steps of a dry run. `error` is what the sender would be told; None when the payload would be accepted."""
+
+    trace: Trace
+    signature: SignatureState
+    error: ServiceError | None = None
+    preview: Preview | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`accepted`, or the error's code."""
+        return self.error.reason.lower() if self.error else ACCEPTED
+
+    @property
+    def sentence(self) -> str:
+        """The verdict for a person."""
+        return self.error.message if self.error else "The payload would be accepted and sent."
+
+
+class ExplainPayload:
+    """The use case behind `POST /v1/ingress/wkh_.../explain`."""
+
+    def __init__(self, *, integrations: IntegrationsById, previewer: Previewer) -> None:
+        self._integrations = integrations
+        self._previewer = previewer
+
+    async def __call__(self, *, tenant_id: str, integration_id: str, payload: Payload) -> Explanation:
+        """Return what would happen. What is wrong with the payload is part of that and is never raised.
+
+        A wrong signature is the verdict, yet the mapping is shown all the same: samples are seldom signed, and who
+        holds the tenant's API key may see it.
+        """
+        integration = await self._find(tenant_id, integration_id)
+        signature = _signature_state(integration, payload)
+        error = _first_refusal(integration, payload)
+        trace = Trace()
+        if error is None or isinstance(error, InvalidSignatureError):
+            trace, problem = _traced(integration, payload)
+            error = error or problem
+        preview = None if error else await self._previewer.preview(_message(integration, trace))
+        return Explanation(trace=trace, signature=signature, error=error, preview=preview)
+
+    async def _find(self, tenant_id: str, integration_id: str) -> Integration:
+        if not is_id(integration_id, "wkh"):
+            raise NotFoundError
+        integration = await self._integrations.by_id(integration_id)
+        if integration.tenant_id != tenant_id:
+            raise NotFoundError
+        return integration
+
+
+def _signature_state(integration: Integration, payload: Payload) -> SignatureState:
+    try:
+        verify_signature(integration, payload)
+    except InvalidSignatureError as error:
+        return error.problem
+    return "valid" if integration.signing_secrets else "not_required"
+
+
+def _first_refusal(integration: Integration, payload: Payload) -> ServiceError | None:
+    if not integration.tenant_active:
+        return TenantInactiveError()
+    try:
+        refuse_unreadable(payload)
+        verify_signature(integration, payload)
+    except ServiceError as error:
+        return error
+    return None
+
+
+def _traced(integration: Integration, payload: Payload) -> tuple[Trace, ServiceError | None]:
+    try:
+        trace = trace_payload(integration, payload)
+    except InvalidJsonError as error:
+        return Trace(), error
+    return trace, trace.error
+
+
+def _message(integration: Integration, trace: Trace) -> NewMessage:
+    return NewMessage(
+        tenant_id=integration.tenant_id,
+        integration_id=integration.id,
+        to=trace.result_of("to"),
+        text=trace.result_of("text"),
+        ref=trace.result_of("ref"),
+    )

@@ -1,0 +1,187 @@
+"""How a payload becomes a message: one pure step whose trace tells every answer, the dry run's included."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from servicekit.errors import Issue, ServiceError, ValidationError
+from servicekit.json_paths import CompiledPath, compile_path
+from servicekit.phone_numbers import NotAPhoneNumberError, normalise
+from services.ingress.domain import MAX_REF_CHARACTERS, MAX_TEXT_CHARACTERS, MappingPaths
+from services.ingress.errors import InvalidRecipientError, MissingFieldsError, TextTooLongError
+from services.ingress.strict_json import JsonNumber, render
+
+RECIPIENT_SHOWN: Final = 64
+
+_WHOLE_NUMBER: Final = re.compile(r"[0-9]+")
+_NOTHING_THERE: Final = "there is nothing at this path"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapping:
+    """An integration's paths, ready to be used."""
+
+    to: CompiledPath
+    text: CompiledPath
+    ref: CompiledPath | None
+    default_region: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldTrace:
+    """One path: how much it found, the first value of that, and what became of it."""
+
+    field: str
+    path: str
+    matches: int
+    found: object = None
+    result: str | None = None
+    problem: str | None = None
+    error: ServiceError | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the path led to nothing: no value, null, or a text of blanks only."""
+        return self.matches == 0 or self.found is None or (isinstance(self.found, str) and not self.found.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """All that was tried, and the verdict: `error` is what the sender is told, None when there is a message."""
+
+    fields: tuple[FieldTrace, ...] = ()
+    error: ServiceError | None = None
+
+    def result_of(self, field: str) -> str:
+        """Return what a field became; empty when it became nothing."""
+        return next((trace.result or "" for trace in self.fields if trace.field == field), "")
+
+
+# A mapping is compiled once and not once for each message; the paths' own cache makes even a forgotten one cheap.
+@lru_cache(maxsize=16_384)
+def compile_mapping(paths: MappingPaths) -> Mapping:
+    """Return paths that can be used; raise servicekit.json_paths.PathError when one of them can not."""
+    return Mapping(
+        to=compile_path(paths.to),
+        text=compile_path(paths.text),
+        ref=compile_path(paths.ref) if paths.ref else None,
+        default_region=paths.default_region,
+    )
+
+
+def map_payload(mapping: Mapping, document: object) -> Trace:
+    """Look for recipient, text and reference in a strict JSON document."""
+    to = _map_to(mapping, document)
+    text = _map_text(mapping.text, document)
+    ref = () if mapping.ref is None else (_map_ref(mapping.ref, document),)
+    fields = (to, text, *ref)
+    return Trace(fields=fields, error=_verdict(to, text, fields))
+
+
+def _verdict(to: FieldTrace, text: FieldTrace, fields: tuple[FieldTrace, ...]) -> ServiceError | None:
+    """Return the one error that is told: what is missing comes first, then what is wrong in the order of the fields.
+
+    Values of the wrong form are told together.
+    """
+    missing = [trace.field for trace in (to, text) if trace.is_missing]
+    if missing:
+        return MissingFieldsError(missing=missing, tried={trace.field: [trace.path] for trace in (to, text)})
+    errors = [trace.error for trace in fields if trace.error]
+    if errors and isinstance(errors[0], ValidationError):
+        return ValidationError(
+            [issue for error in errors if isinstance(error, ValidationError) for issue in error.issues]
+        )
+    return errors[0] if errors else None
+
+
+def _map_to(mapping: Mapping, document: object) -> FieldTrace:
+    values = mapping.to.find(document)
+    trace = _found("to", mapping.to, values)
+    if trace.is_missing:
+        return trace
+    if any(value != values[0] for value in values):
+        problem = "its path finds several different values, and one message goes to one number"
+        return _refused(trace, problem, InvalidRecipientError(to=_shown(trace.found), problem=problem))
+    try:
+        number = normalise(_as_number_text(trace.found), mapping.default_region)
+    except NotAPhoneNumberError as error:
+        return _refused(trace, str(error), InvalidRecipientError(to=_shown(trace.found), problem=str(error)))
+    return _became(trace, number)
+
+
+def _as_number_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise NotAPhoneNumberError(f"it is {_kind_of(value)} where a string or a number is wanted")
+    # The phone number library drops signs and points, which would text somebody else.
+    if isinstance(value, JsonNumber) and not _WHOLE_NUMBER.fullmatch(value):
+        raise NotAPhoneNumberError("it is a number that is not written with digits only")
+    return str(value)
+
+
+def _shown(value: object) -> str:
+    return value[:RECIPIENT_SHOWN] if isinstance(value, str) else render(value, RECIPIENT_SHOWN)
+
+
+def _map_text(path: CompiledPath, document: object) -> FieldTrace:
+    trace = _found("text", path, path.find(document))
+    if trace.is_missing:
+        return trace
+    if not isinstance(trace.found, str):
+        return _wrong_type(trace)
+    if len(trace.found) > MAX_TEXT_CHARACTERS:
+        error = TextTooLongError(limit=MAX_TEXT_CHARACTERS, length=len(trace.found))
+        return _refused(
+            trace, f"it has {len(trace.found)} characters, at most {MAX_TEXT_CHARACTERS} can be sent", error
+        )
+    return _became(trace, str(trace.found))
+
+
+def _map_ref(path: CompiledPath, document: object) -> FieldTrace:
+    values = path.find(document)
+    trace = _found("ref", path, values)
+    if not values or trace.found is None:
+        return FieldTrace(field="ref", path=path.text, matches=len(values), found=trace.found)
+    if not isinstance(trace.found, str):
+        return _wrong_type(trace)
+    if len(trace.found) > MAX_REF_CHARACTERS:
+        problem = f"it has {len(trace.found)} characters, at most {MAX_REF_CHARACTERS} are kept"
+        return _refused(trace, problem, ValidationError([Issue(path=path.text, message=f"The reference: {problem}.")]))
+    return _became(trace, str(trace.found))
+
+
+def _found(field: str, path: CompiledPath, values: list[object]) -> FieldTrace:
+    trace = FieldTrace(field=field, path=path.text, matches=len(values), found=values[0] if values else None)
+    if not trace.is_missing:
+        return trace
+    problem = _NOTHING_THERE if not values else "it is null" if trace.found is None else "it is blank"
+    return _refused(trace, problem, None)
+
+
+def _wrong_type(trace: FieldTrace) -> FieldTrace:
+    problem = f"it is {_kind_of(trace.found)} where a string or a number is wanted"
+    issue = Issue(path=trace.path, message=f"The value for `{trace.field}` can not be used: {problem}.")
+    return _refused(trace, problem, ValidationError([issue]))
+
+
+def _kind_of(value: object) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    return "an object" if isinstance(value, dict) else "an array"
+
+
+def _became(trace: FieldTrace, result: str) -> FieldTrace:
+    return FieldTrace(field=trace.field, path=trace.path, matches=trace.matches, found=trace.found, result=result)
+
+
+def _refused(trace: FieldTrace, problem: str, error: ServiceError | None) -> FieldTrace:
+    return FieldTrace(
+        field=trace.field,
+        path=trace.path,
+        matches=trace.matches,
+        found=trace.found,
+        problem=problem,
+        error=error,
+    )

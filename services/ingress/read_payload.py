@@ -1,0 +1,52 @@
+"""The steps from a payload's bytes to its trace, the same for the real thing and for the dry run."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from servicekit.errors import UnavailableError
+from servicekit.json_paths import PathError
+from services.ingress import signatures
+from services.ingress.domain import MAX_BODY_BYTES, Integration, Payload
+from services.ingress.errors import PayloadTooLargeError, UnsupportedEncodingError
+from services.ingress.mapping import Trace, compile_mapping, map_payload
+from services.ingress.strict_json import decode
+
+# Only a change of the integration or of Textway itself mends a broken mapping, so there is no hurry.
+BROKEN_MAPPING_RETRY_SECONDS: Final = 60
+
+log = structlog.get_logger(__name__)
+
+
+def refuse_unreadable(payload: Payload) -> None:
+    """Raise UnsupportedEncodingError for a compressed body and PayloadTooLargeError for one of too many bytes."""
+    encodings = {value.strip().lower() for value in payload.header("content-encoding")}
+    if encodings - {"", "identity"}:
+        raise UnsupportedEncodingError
+    if len(payload.body) > MAX_BODY_BYTES:
+        raise PayloadTooLargeError(limit=MAX_BODY_BYTES)
+
+
+def verify_signature(integration: Integration, payload: Payload) -> None:
+    """Raise InvalidSignatureError when the integration asks for a signature and the payload has no right one."""
+    if integration.signing_secrets:
+        values = payload.header(integration.signing_header)
+        signatures.verify(integration.signing_secrets, values, payload.body)
+
+
+def trace_payload(integration: Integration, payload: Payload) -> Trace:
+    """Decode and map a payload; raise InvalidJsonError, or UnavailableError when the paths can not be used.
+
+    Paths are checked when an integration is saved, so that unusable ones mean that this process is older than they are.
+    """
+    try:
+        mapping = compile_mapping(integration.paths)
+    except PathError as error:
+        log.error("mapping can not be used", integration_id=integration.id, error=str(error))
+        raise UnavailableError(
+            "This integration's paths can not be used by this version of Textway. Save the integration again.",
+            retry_after_seconds=BROKEN_MAPPING_RETRY_SECONDS,
+        ) from error
+    return map_payload(mapping, decode(payload.body))

@@ -1,0 +1,90 @@
+"""Take a payload that a system posts: find whose it is, make sure of it, and hand on the message that it means."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from servicekit.clock import Clock
+from servicekit.errors import NotFoundError
+from servicekit.ids import has_secret_form, has_valid_checksum
+from servicekit.logs import masked_number
+from services.ingress.domain import AcceptedMessage, Integration, NewMessage, Payload
+from services.ingress.errors import TenantInactiveError
+from services.ingress.read_payload import refuse_unreadable, trace_payload, verify_signature
+
+KEY_PREFIX: Final = "ig"
+KEY_LENGTH: Final = 32
+
+log = structlog.get_logger(__name__)
+
+
+class IntegrationsByKey(Protocol):
+    """Where the integration behind an address is found."""
+
+    async def by_ingress_key(self, sha256: bytes) -> Integration:
+        """Return the integration that has the key with this hash, whether the key has expired or not.
+
+        Raises NotFoundError when there is none, and UnavailableError when that can not be told now.
+        """
+
+
+class Outbox(Protocol):
+    """Who takes messages."""
+
+    async def submit(self, message: NewMessage) -> AcceptedMessage:
+        """Return once the message is on disk. Raises UnavailableError when that did not happen, as far as is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedPayload:
+    """A payload that became a message."""
+
+    message: NewMessage
+    accepted: AcceptedMessage
+
+
+class ReceivePayload:
+    """The use case behind `POST /v1/ingress/ig_...`."""
+
+    def __init__(self, *, integrations: IntegrationsByKey, outbox: Outbox, clock: Clock) -> None:
+        self._integrations = integrations
+        self._outbox = outbox
+        self._clock = clock
+
+    async def __call__(self, *, ingress_key: str, payload: Payload) -> ReceivedPayload:
+        """Return the accepted message; raise a ServiceError, in which case nothing was stored.
+
+        The signature is checked over the bytes before anything parses them.
+        """
+        integration = await self._find(ingress_key)
+        structlog.contextvars.bind_contextvars(integration_id=integration.id, tenant_id=integration.tenant_id)
+        if not integration.tenant_active:
+            raise TenantInactiveError
+        refuse_unreadable(payload)
+        verify_signature(integration, payload)
+        trace = trace_payload(integration, payload)
+        if trace.error:
+            raise trace.error
+        message = NewMessage(
+            tenant_id=integration.tenant_id,
+            integration_id=integration.id,
+            to=trace.result_of("to"),
+            text=trace.result_of("text"),
+            ref=trace.result_of("ref"),
+        )
+        accepted = await self._outbox.submit(message)
+        log.info("payload accepted", message_id=accepted.id, to=masked_number(message.to))
+        return ReceivedPayload(message=message, accepted=accepted)
+
+    async def _find(self, ingress_key: str) -> Integration:
+        if not has_secret_form(ingress_key, KEY_PREFIX, KEY_LENGTH) or not has_valid_checksum(ingress_key):
+            raise NotFoundError
+        sha256 = hashlib.sha256(ingress_key.encode()).digest()
+        integration = await self._integrations.by_ingress_key(sha256)
+        if not integration.answers_to(sha256, self._clock.now()):
+            raise NotFoundError
+        return integration

@@ -1,0 +1,18 @@
+"""What can be set for Ingress."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from servicekit.settings import Address, ProcessSettings
+
+
+class IngressSettings(ProcessSettings):
+    """Settings of the Ingress service."""
+
+    ingress_listen: Address = Field("127.0.0.1:7102", description="Where Ingress is served.")
+    integrations_address: Address = Field("127.0.0.1:7101", description="Where Integrations is reached.")
+    delivery_address: Address = Field("127.0.0.1:7103", description="Where Delivery is reached.")
+    known_for_seconds: float = Field(
+        60.0, ge=0, le=3_600, description="How long Ingress goes on with what it knows when Integrations is down."
+    )

@@ -1,0 +1,158 @@
+"""Between the contract's messages and the domain's objects, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from textway.integrations.v1 import (
+    integration_pb2,
+    integrations_service_pb2,
+    keys_service_pb2,
+    registry_service_pb2,
+)
+
+from servicekit.clock import to_milliseconds
+from services.integrations.domain import ApiKey, Integration, IntegrationChanges, Tenant
+from services.integrations.manage_integrations import IntegrationList, Rotation
+from services.integrations.watch_integrations import Update
+
+WholeRequest = integrations_service_pb2.CreateIntegrationRequest | integrations_service_pb2.ReplaceIntegrationRequest
+
+
+def whole_integration(request: WholeRequest) -> IntegrationChanges:
+    """Return what a create or a replace asks for; None is what it leaves out."""
+    return IntegrationChanges(
+        name=request.name,
+        preset=request.preset if request.HasField("preset") else None,
+        to_path=request.to_path if request.HasField("to_path") else None,
+        text_path=request.text_path if request.HasField("text_path") else None,
+        ref_path=request.ref_path if request.HasField("ref_path") else None,
+        signing_secret=request.signing_secret if request.HasField("signing_secret") else None,
+        signing_header=request.signing_header if request.HasField("signing_header") else None,
+        outbound_url=request.outbound_url if request.HasField("outbound_url") else None,
+        default_region=request.default_region if request.HasField("default_region") else None,
+    )
+
+
+def named_fields(request: integrations_service_pb2.UpdateIntegrationRequest) -> IntegrationChanges:
+    """Return what an update names; None is what it does not."""
+    return IntegrationChanges(
+        name=request.name if request.HasField("name") else None,
+        to_path=request.to_path if request.HasField("to_path") else None,
+        text_path=request.text_path if request.HasField("text_path") else None,
+        ref_path=request.ref_path if request.HasField("ref_path") else None,
+        signing_secret=request.signing_secret if request.HasField("signing_secret") else None,
+        signing_header=request.signing_header if request.HasField("signing_header") else None,
+        outbound_url=request.outbound_url if request.HasField("outbound_url") else None,
+        default_region=request.default_region if request.HasField("default_region") else None,
+    )
+
+
+def page_size(request: integrations_service_pb2.ListIntegrationsRequest) -> int | None:
+    """Return the size that was asked for, if any."""
+    return request.page_size if request.HasField("page_size") else None
+
+
+def overlap_seconds(request: integrations_service_pb2.RotateIngressKeyRequest) -> int | None:
+    """Return the overlap that was asked for, if any."""
+    return request.overlap_seconds if request.HasField("overlap_seconds") else None
+
+
+def to_integration(integration: Integration, public_url: str) -> integration_pb2.Integration:
+    """Return an integration as its tenant sees it: the signing secret is never shown again."""
+    return integration_pb2.Integration(
+        id=integration.id,
+        name=integration.name,
+        preset=integration.preset,
+        ingress_key=integration.ingress_key,
+        ingress_url=_ingress_url(integration.ingress_key, public_url),
+        to_path=integration.to_path,
+        text_path=integration.text_path,
+        ref_path=integration.ref_path,
+        signed=bool(integration.signing_secret),
+        signing_header=integration.signing_header,
+        outbound_url=integration.outbound_url,
+        default_region=integration.default_region,
+        created_at=_timestamp(integration.created_at),
+        updated_at=_timestamp(integration.updated_at),
+    )
+
+
+def to_list(page: IntegrationList, public_url: str) -> integrations_service_pb2.ListIntegrationsResponse:
+    """Return one page of a tenant's integrations."""
+    return integrations_service_pb2.ListIntegrationsResponse(
+        integrations=[to_integration(integration, public_url) for integration in page.integrations],
+        next_page_token=page.next_page_token,
+    )
+
+
+def to_rotation(rotation: Rotation, public_url: str) -> integrations_service_pb2.RotateIngressKeyResponse:
+    """Return a new address, and until when the old one works."""
+    return integrations_service_pb2.RotateIngressKeyResponse(
+        id=rotation.integration.id,
+        ingress_key=rotation.integration.ingress_key,
+        ingress_url=_ingress_url(rotation.integration.ingress_key, public_url),
+        previous_key_expires_at=_timestamp(rotation.old_key_expires_at),
+    )
+
+
+def to_config(integration: Integration) -> registry_service_pb2.IntegrationConfig:
+    """Return an integration as the other services see it: its addresses by their hashes only."""
+    return registry_service_pb2.IntegrationConfig(
+        id=integration.id,
+        tenant_id=integration.tenant_id,
+        tenant_active=integration.tenant_active,
+        ingress_keys=[
+            registry_service_pb2.IngressKey(
+                sha256=key.sha256, expires_at=None if key.expires_at is None else _timestamp(key.expires_at)
+            )
+            for key in integration.ingress_keys
+        ],
+        to_path=integration.to_path,
+        text_path=integration.text_path,
+        ref_path=integration.ref_path,
+        signing_secrets=[integration.signing_secret] if integration.signing_secret else [],
+        signing_header=integration.signing_header,
+        default_region=integration.default_region,
+        revision=integration.revision,
+    )
+
+
+def to_watch_response(update: Update) -> registry_service_pb2.WatchIntegrationsResponse:
+    """Return one step of a watcher's copy."""
+    return registry_service_pb2.WatchIntegrationsResponse(
+        revision=update.revision,
+        changed=[to_config(integration) for integration in update.changed],
+        deleted_ids=update.deleted_ids,
+        snapshot_complete=update.snapshot_complete,
+    )
+
+
+def to_tenant(tenant: Tenant) -> keys_service_pb2.Tenant:
+    """Return a tenant."""
+    return keys_service_pb2.Tenant(
+        id=tenant.id, name=tenant.name, active=tenant.active, created_at=_timestamp(tenant.created_at)
+    )
+
+
+def to_api_key(key: ApiKey) -> keys_service_pb2.ApiKey:
+    """Return an API key, without its secret."""
+    return keys_service_pb2.ApiKey(
+        id=key.id,
+        tenant_id=key.tenant_id,
+        name=key.name,
+        hint=key.hint,
+        created_at=_timestamp(key.created_at),
+        revoked_at=None if key.revoked_at is None else _timestamp(key.revoked_at),
+    )
+
+
+def _ingress_url(ingress_key: str, public_url: str) -> str:
+    return f"{public_url.rstrip('/')}/v1/ingress/{ingress_key}"
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromMilliseconds(to_milliseconds(moment))
+    return timestamp

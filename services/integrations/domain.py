@@ -1,0 +1,130 @@
+"""The things that Integrations keeps: tenants, API keys, integrations and the addresses that lead to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+DEFAULT_TENANT: Final = "default"
+
+TENANT_PREFIX: Final = "ten"
+API_KEY_ID_PREFIX: Final = "key"
+INTEGRATION_PREFIX: Final = "wkh"
+
+API_KEY_PREFIX: Final = "sk_live"
+API_KEY_LENGTH: Final = 40
+API_KEY_HINT_LENGTH: Final = len(API_KEY_PREFIX) + 5
+
+INGRESS_KEY_PREFIX: Final = "ig"
+INGRESS_KEY_LENGTH: Final = 32
+
+
+def sha256(secret: str) -> bytes:
+    """Return the only form in which a key is looked up. Keys are random enough to need neither salt nor stretching."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenant:
+    """Whose all this is. A suspended tenant keeps everything and may do nothing."""
+
+    id: str
+    name: str
+    active: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiKey:
+    """A key without its secret; the hint is the secret's start, enough to recognise it."""
+
+    id: str
+    tenant_id: str
+    name: str
+    hint: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who makes a call, as its API key tells."""
+
+    tenant_id: str
+    key_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngressKey:
+    """One address that leads to an integration, known by its hash. It works until it expires, if ever."""
+
+    sha256: bytes
+    expires_at: datetime | None = None
+
+    def works_at(self, moment: datetime) -> bool:
+        """Tell whether the address answers at that time."""
+        return self.expires_at is None or moment < self.expires_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integration:
+    """One connected system. `ingress_key` is its newest address, `ingress_keys` are all that lead here.
+
+    `revision` is that of the newest change to it, or to its tenant's being active.
+    """
+
+    id: str
+    tenant_id: str
+    tenant_active: bool = True
+    name: str
+    preset: str
+    ingress_key: str = field(repr=False)
+    ingress_keys: tuple[IngressKey, ...] = ()
+    to_path: str
+    text_path: str
+    ref_path: str
+    signing_secret: str = field(repr=False)
+    signing_header: str
+    outbound_url: str
+    default_region: str
+    revision: int = 0
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegrationChanges:
+    """New values for an integration's fields. None keeps what is there; an empty signing secret removes it."""
+
+    name: str | None = None
+    preset: str | None = None
+    to_path: str | None = None
+    text_path: str | None = None
+    ref_path: str | None = None
+    signing_secret: str | None = field(default=None, repr=False)
+    signing_header: str | None = None
+    outbound_url: str | None = None
+    default_region: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What one committed transaction did: integrations as they are now, and the ids of those that are no more."""
+
+    revision: int
+    changed: Sequence[Integration] = ()
+    deleted_ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Defaults for one kind of sender."""
+
+    name: str
+    to_path: str
+    text_path: str
+    ref_path: str
+    signing_header: str

@@ -1,0 +1,139 @@
+"""What a tenant does with its integrations: create, read, list, replace, update, delete, and rotate their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from servicekit.clock import Clock, to_milliseconds
+from servicekit.errors import NotFoundError
+from servicekit.ids import is_id, new_id, new_secret
+from servicekit.paging import page_request, page_token
+from services.integrations import validation
+from services.integrations.commit_changes import ChangeFeed
+from services.integrations.domain import (
+    INGRESS_KEY_LENGTH,
+    INGRESS_KEY_PREFIX,
+    INTEGRATION_PREFIX,
+    Integration,
+    IntegrationChanges,
+    Preset,
+)
+from services.integrations.store import IntegrationStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegrationList:
+    """One page of a tenant's integrations; the token is empty at the end."""
+
+    integrations: tuple[Integration, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """An integration with its new address, and until when the old one works."""
+
+    integration: Integration
+    old_key_expires_at: datetime
+
+
+class ManageIntegrations:
+    """Each method takes the caller's tenant, and knows nothing of any other's integrations.
+
+    All raise NotFoundError for an id that is not the tenant's and ValidationError for fields that can not be used.
+    Those that change something return when the change is in force.
+    """
+
+    def __init__(
+        self, *, store: IntegrationStore, changes: ChangeFeed, presets: Mapping[str, Preset], clock: Clock
+    ) -> None:
+        self._store = store
+        self._changes = changes
+        self._presets = presets
+        self._clock = clock
+
+    async def create(self, tenant_id: str, asked: IntegrationChanges) -> Integration:
+        """Connect a system; what was left out is the preset's."""
+        fields = validation.new_integration(asked, self._presets)
+        now = self._clock.now()
+        integration = Integration(
+            id=new_id(INTEGRATION_PREFIX, now),
+            tenant_id=tenant_id,
+            name=fields.name or "",
+            preset=fields.preset or "",
+            ingress_key=_new_ingress_key(),
+            to_path=fields.to_path or "",
+            text_path=fields.text_path or "",
+            ref_path=fields.ref_path or "",
+            signing_secret=fields.signing_secret or "",
+            signing_header=fields.signing_header or "",
+            outbound_url=fields.outbound_url or "",
+            default_region=fields.default_region or "",
+            created_at=now,
+            updated_at=now,
+        )
+        change = await self._changes.commit(lambda: self._store.create_integration(integration))
+        return change.changed[0]
+
+    async def get(self, tenant_id: str, integration_id: str) -> Integration:
+        """Read one."""
+        _require_form(integration_id)
+        return await self._store.get_integration(tenant_id, integration_id)
+
+    async def list_page(self, tenant_id: str, page_size: int | None, token: str) -> IntegrationList:
+        """List one page, newest first."""
+        page = await self._store.list_integrations(tenant_id, page_request(page_size, token))
+        last = page.integrations[-1] if page.more else None
+        return IntegrationList(
+            integrations=tuple(page.integrations),
+            next_page_token=page_token(to_milliseconds(last.created_at), last.id) if last else "",
+        )
+
+    async def replace(self, tenant_id: str, integration_id: str, asked: IntegrationChanges) -> Integration:
+        """Make an integration what was asked for and the preset's defaults; a left-out signing secret is kept."""
+        _require_form(integration_id)
+        fields = validation.new_integration(asked, self._presets)
+        return await self._change(tenant_id, integration_id, fields)
+
+    async def update(self, tenant_id: str, integration_id: str, asked: IntegrationChanges) -> Integration:
+        """Change only what was named."""
+        _require_form(integration_id)
+        fields = validation.changed_fields(asked)
+        if fields == IntegrationChanges():
+            return await self._store.get_integration(tenant_id, integration_id)
+        return await self._change(tenant_id, integration_id, fields)
+
+    async def delete(self, tenant_id: str, integration_id: str) -> None:
+        """Delete an integration; every address of it answers 404 from now on."""
+        _require_form(integration_id)
+        await self._changes.commit(lambda: self._store.delete_integration(tenant_id, integration_id))
+
+    async def rotate(self, tenant_id: str, integration_id: str, asked_overlap_seconds: int | None) -> Rotation:
+        """Give an integration a new address; the old one works for the overlap."""
+        _require_form(integration_id)
+        overlap = timedelta(seconds=validation.overlap_seconds(asked_overlap_seconds))
+        now = self._clock.now()
+        change = await self._changes.commit(
+            lambda: self._store.rotate_ingress_key(
+                tenant_id, integration_id, new_key=_new_ingress_key(), old_keys_expire_at=now + overlap, now=now
+            )
+        )
+        return Rotation(integration=change.changed[0], old_key_expires_at=now + overlap)
+
+    async def _change(self, tenant_id: str, integration_id: str, fields: IntegrationChanges) -> Integration:
+        now = self._clock.now()
+        change = await self._changes.commit(
+            lambda: self._store.change_integration(tenant_id, integration_id, fields, now)
+        )
+        return change.changed[0]
+
+
+def _require_form(integration_id: str) -> None:
+    if not is_id(integration_id, INTEGRATION_PREFIX):
+        raise NotFoundError
+
+
+def _new_ingress_key() -> str:
+    return new_secret(INGRESS_KEY_PREFIX, INGRESS_KEY_LENGTH)

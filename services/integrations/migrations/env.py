@@ -1,0 +1,5 @@
+"""Runs the schema steps of Integrations."""
+
+from servicekit.migrations import run_environment
+
+run_environment()

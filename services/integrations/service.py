@@ -1,0 +1,146 @@
+"""Puts Integrations together: the only file that names concrete classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import grpc
+import structlog
+from textway.integrations.v1 import integrations_service_pb2, keys_service_pb2, registry_service_pb2
+from textway.integrations.v1.integrations_service_pb2_grpc import add_IntegrationsServiceServicer_to_server
+from textway.integrations.v1.keys_service_pb2_grpc import add_KeysServiceServicer_to_server
+from textway.integrations.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+
+from servicekit import migrations
+from servicekit.clock import Clock
+from servicekit.database import Database
+from servicekit.settings import SettingsError
+from services.integrations.authenticate import Authenticator
+from services.integrations.commit_changes import ChangeFeed
+from services.integrations.domain import Change
+from services.integrations.key_ring import KeyRing
+from services.integrations.load_presets import presets
+from services.integrations.manage_integrations import ManageIntegrations
+from services.integrations.manage_tenants import ManageTenants
+from services.integrations.servicer import IntegrationsServicer, KeysServicer, RegistryServicer
+from services.integrations.settings import IntegrationsSettings
+from services.integrations.sql_store import SqlIntegrationStore, holds_secrets
+from services.integrations.sql_tenant_store import SqlTenantStore
+from services.integrations.watch_integrations import WatchIntegrations
+from services.integrations.watchers import Broadcaster
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+VERSION_TABLE: Final = "integrations_schema_version"
+
+log = structlog.get_logger(__name__)
+
+
+class IntegrationsService:
+    """Integrations, ready to be served."""
+
+    name = "integrations"
+    grpc_services: Sequence[str] = tuple(
+        descriptor.full_name
+        for module in (integrations_service_pb2, registry_service_pb2, keys_service_pb2)
+        for descriptor in module.DESCRIPTOR.services_by_name.values()
+    )
+
+    def __init__(self, *, settings: IntegrationsSettings, clock: Clock, database: Database, key_ring: KeyRing) -> None:
+        self.listen = settings.integrations_listen
+        self._bootstrap_key = settings.bootstrap_key.get_secret_value() if settings.bootstrap_key else None
+        self._database = database
+        self._broadcaster: Broadcaster[Change] = Broadcaster(clock)
+        self._changes = ChangeFeed(self._broadcaster)
+        tenants = SqlTenantStore(database, key_ring)
+        integrations = SqlIntegrationStore(database, key_ring)
+        authenticator = Authenticator(tenants, self._bootstrap_key)
+        self._tenants = ManageTenants(store=tenants, changes=self._changes, clock=clock)
+        self._keys_servicer = KeysServicer(self._tenants)
+        self._integrations_servicer = IntegrationsServicer(
+            authenticator=authenticator,
+            manage=ManageIntegrations(store=integrations, changes=self._changes, presets=presets(), clock=clock),
+            public_url=settings.public_url,
+        )
+        self._registry_servicer = RegistryServicer(
+            authenticator=authenticator,
+            watch=WatchIntegrations(store=integrations, broadcaster=self._broadcaster, clock=clock),
+        )
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the servicers."""
+        add_IntegrationsServiceServicer_to_server(self._integrations_servicer, server)
+        add_RegistryServiceServicer_to_server(self._registry_servicer, server)
+        add_KeysServiceServicer_to_server(self._keys_servicer, server)
+
+    async def start(self) -> None:
+        """Make the default tenant and the bootstrap key, where they are missing; when that fails, close all."""
+        try:
+            await self._tenants.prepare(self._bootstrap_key)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def end_streams(self) -> None:
+        """End every watch stream, since none would end by itself; no new one comes while the server stops."""
+        self._broadcaster.close()
+
+    async def stop(self) -> None:
+        """Finish the changes that are under way, then let go of the database."""
+        self._broadcaster.close()
+        await self._changes.drain()
+        await self._database.close()
+
+
+async def build(settings: IntegrationsSettings, clock: Clock) -> IntegrationsService:
+    """Return the service; raise SettingsError when migrations are pending or the key ring does not fit the database."""
+    database = Database.open(settings.database_url)
+    try:
+        await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
+        key_ring = await _open_key_ring(database, settings)
+    except BaseException:
+        await database.close()
+        raise
+    return IntegrationsService(settings=settings, clock=clock, database=database, key_ring=key_ring)
+
+
+async def migrate(settings: IntegrationsSettings) -> None:
+    """Bring the schema to the newest step."""
+    database = Database.open(settings.database_url)
+    try:
+        await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
+    finally:
+        await database.close()
+
+
+async def rotate_key_ring(settings: IntegrationsSettings) -> int:
+    """Put a new key at the head of the ring and encrypt every stored secret with it; return how many there were.
+
+    The service must not be running, because it reads the ring at its start. Old keys stay in the file, since backups of
+    the database need them. A crash on the way does no harm: run it again.
+    """
+    database = Database.open(settings.database_url)
+    try:
+        await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
+        key_ring = (await _open_key_ring(database, settings)).with_new_key()
+        # The file comes first: a key that has sealed something must never be lost.
+        key_ring.save(settings.key_ring_path)
+        count = await SqlIntegrationStore(database, key_ring).reseal()
+    finally:
+        await database.close()
+    log.info("key ring rotated", secrets=count)
+    return count
+
+
+async def _open_key_ring(database: Database, settings: IntegrationsSettings) -> KeyRing:
+    path = settings.key_ring_path
+    # A new ring in the place of a lost one would open nothing that is stored.
+    key_ring = KeyRing.open(path, may_create=not await holds_secrets(database))
+    unreadable = await SqlIntegrationStore(database, key_ring).count_unreadable_secrets()
+    if unreadable:
+        raise SettingsError(
+            f"key ring {path}: it does not open the secrets of {unreadable} integrations."
+            " Put back the keys that they were made with, one a line, below the newest."
+        )
+    return key_ring

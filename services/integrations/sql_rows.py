@@ -1,0 +1,110 @@
+"""What the SQL stores share: rows become domain objects, and changes are counted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, select, true, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from servicekit.clock import from_milliseconds
+from services.integrations.domain import ApiKey, IngressKey, Integration, Tenant
+from services.integrations.key_ring import KeyRing
+from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS, REVISION, TENANTS
+
+# A row's columns are known to SQL only, so its type says nothing of them.
+AnyRow = Row[Any]
+
+
+def tenant_from(row: AnyRow) -> Tenant:
+    """Return the tenant of a row of TENANTS."""
+    return Tenant(id=row.id, name=row.name, active=row.active, created_at=from_milliseconds(row.created_at_ms))
+
+
+def api_key_from(row: AnyRow) -> ApiKey:
+    """Return the key of a row of API_KEYS."""
+    return ApiKey(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        name=row.name,
+        hint=row.hint,
+        created_at=from_milliseconds(row.created_at_ms),
+        revoked_at=None if row.revoked_at_ms is None else from_milliseconds(row.revoked_at_ms),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedIntegration:
+    """An integration as it is stored, its secrets still sealed: opening costs more than reading does."""
+
+    row: AnyRow
+    keys: Sequence[AnyRow]
+
+    def opened(self, key_ring: KeyRing) -> Integration:
+        """Return the integration; raise UnreadableSecretError when the ring does not open its secrets."""
+        row = self.row
+        current = next(key for key in self.keys if key.expires_at_ms is None)
+        sealed_secret: str | None = row.signing_secret_sealed
+        return Integration(
+            id=row.id,
+            tenant_id=row.tenant_id,
+            tenant_active=row.tenant_active,
+            name=row.name,
+            preset=row.preset,
+            ingress_key=key_ring.open_sealed(current.key_sealed, owner=row.id),
+            ingress_keys=tuple(_ingress_key_from(key) for key in self.keys),
+            to_path=row.to_path,
+            text_path=row.text_path,
+            ref_path=row.ref_path,
+            signing_secret=key_ring.open_sealed(sealed_secret, owner=row.id) if sealed_secret else "",
+            signing_header=row.signing_header,
+            outbound_url=row.outbound_url,
+            default_region=row.default_region,
+            revision=row.revision,
+            created_at=from_milliseconds(row.created_at_ms),
+            updated_at=from_milliseconds(row.updated_at_ms),
+        )
+
+
+def select_integrations() -> Select[Any]:
+    """Return the query of every integration, with what its tenant says about it."""
+    return select(INTEGRATIONS, TENANTS.c.active.label("tenant_active")).join(TENANTS)
+
+
+async def load_integrations(
+    connection: AsyncConnection, condition: ColumnElement[bool] | None = None
+) -> Sequence[LoadedIntegration]:
+    """Return the integrations that meet a condition on INTEGRATIONS, by id; all when there is none."""
+    condition = true() if condition is None else condition
+    rows = (await connection.execute(select_integrations().where(condition).order_by(INTEGRATIONS.c.id))).all()
+    return await with_keys(connection, rows, select(INTEGRATIONS.c.id).where(condition))
+
+
+async def with_keys(
+    connection: AsyncConnection, rows: Sequence[AnyRow], ids: Select[Any] | Sequence[str]
+) -> Sequence[LoadedIntegration]:
+    """Return rows of `select_integrations`, each with its addresses; `ids` are theirs."""
+    keys: defaultdict[str, list[AnyRow]] = defaultdict(list)
+    query = select(INGRESS_KEYS).where(INGRESS_KEYS.c.integration_id.in_(ids))
+    for key in await connection.execute(query.order_by(INGRESS_KEYS.c.sha256)):
+        keys[key.integration_id].append(key)
+    return [LoadedIntegration(row=row, keys=keys[row.id]) for row in rows]
+
+
+async def next_revision(connection: AsyncConnection) -> int:
+    """Count one change. The row stays locked until the transaction ends, so that revisions are in order of commits."""
+    counted = update(REVISION).where(REVISION.c.id == 1).values(value=REVISION.c.value + 1).returning(REVISION.c.value)
+    return int((await connection.execute(counted)).scalar_one())
+
+
+async def current_revision(connection: AsyncConnection) -> int:
+    """Return the revision of the newest change."""
+    return int((await connection.execute(select(REVISION.c.value))).scalar_one())
+
+
+def _ingress_key_from(row: AnyRow) -> IngressKey:
+    expires_at = None if row.expires_at_ms is None else from_milliseconds(row.expires_at_ms)
+    return IngressKey(sha256=row.sha256, expires_at=expires_at)

@@ -1,0 +1,223 @@
+"""Integrations and their addresses in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from servicekit.clock import to_milliseconds
+from servicekit.database import Database
+from servicekit.errors import ConflictError, NotFoundError
+from servicekit.paging import PageRequest
+from services.integrations.domain import Change, Integration, IntegrationChanges, sha256
+from services.integrations.key_ring import KeyRing, UnreadableSecretError
+from services.integrations.sql_rows import (
+    LoadedIntegration,
+    current_revision,
+    load_integrations,
+    next_revision,
+    select_integrations,
+    with_keys,
+)
+from services.integrations.store import Page, Snapshot
+from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS
+
+# Each old address is 50 bytes in every watcher's memory and on every change.
+MAX_OLD_KEYS: Final = 100
+
+_PLAIN_COLUMNS: Final = (
+    "name",
+    "preset",
+    "to_path",
+    "text_path",
+    "ref_path",
+    "signing_header",
+    "outbound_url",
+    "default_region",
+)
+
+
+async def holds_secrets(database: Database) -> bool:
+    """Tell whether anything is stored that only a key ring opens; this needs none."""
+    async with database.read() as connection:
+        return bool((await connection.execute(select(exists().select_from(INTEGRATIONS)))).scalar_one())
+
+
+class SqlIntegrationStore:
+    """An IntegrationStore on a Database."""
+
+    def __init__(self, database: Database, key_ring: KeyRing) -> None:
+        self._database = database
+        self._key_ring = key_ring
+
+    async def create_integration(self, integration: Integration) -> Change:
+        """See IntegrationStore."""
+        async with self._database.write() as connection:
+            revision = await next_revision(connection)
+            values = self._values(integration, revision)
+            await connection.execute(insert(INTEGRATIONS).values(values))
+            await self._add_current_key(connection, integration.id, integration.ingress_key)
+            return await self._change(connection, integration.id, revision)
+
+    async def get_integration(self, tenant_id: str, integration_id: str) -> Integration:
+        """See IntegrationStore."""
+        async with self._database.read() as connection:
+            loaded = await load_integrations(connection, _belongs(tenant_id, integration_id))
+        if not loaded:
+            raise NotFoundError
+        return loaded[0].opened(self._key_ring)
+
+    async def list_integrations(self, tenant_id: str, page: PageRequest) -> Page:
+        """See IntegrationStore."""
+        key = tuple_(INTEGRATIONS.c.created_at_ms, INTEGRATIONS.c.id)
+        query = select_integrations().where(INTEGRATIONS.c.tenant_id == tenant_id)
+        if page.after:
+            query = query.where(key < page.after)
+        query = query.order_by(INTEGRATIONS.c.created_at_ms.desc(), INTEGRATIONS.c.id.desc())
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.limit(page.size + 1))).all()
+            shown = rows[: page.size]
+            loaded = await with_keys(connection, shown, [row.id for row in shown])
+        return Page(integrations=[one.opened(self._key_ring) for one in loaded], more=len(rows) > page.size)
+
+    async def change_integration(
+        self, tenant_id: str, integration_id: str, changes: IntegrationChanges, now: datetime
+    ) -> Change:
+        """See IntegrationStore."""
+        values = {name: getattr(changes, name) for name in _PLAIN_COLUMNS if getattr(changes, name) is not None}
+        if changes.signing_secret is not None:
+            values["signing_secret_sealed"] = self._sealed(changes.signing_secret, integration_id)
+        async with self._database.write() as connection:
+            revision = await next_revision(connection)
+            await _touch(connection, tenant_id, integration_id, revision, now, **values)
+            return await self._change(connection, integration_id, revision)
+
+    async def delete_integration(self, tenant_id: str, integration_id: str) -> Change:
+        """See IntegrationStore."""
+        async with self._database.write() as connection:
+            revision = await next_revision(connection)
+            theirs = select(INTEGRATIONS.c.id).where(_belongs(tenant_id, integration_id))
+            await connection.execute(delete(INGRESS_KEYS).where(INGRESS_KEYS.c.integration_id.in_(theirs)))
+            deleted = await connection.execute(delete(INTEGRATIONS).where(_belongs(tenant_id, integration_id)))
+            if not deleted.rowcount:
+                raise NotFoundError
+        return Change(revision=revision, deleted_ids=(integration_id,))
+
+    async def rotate_ingress_key(
+        self, tenant_id: str, integration_id: str, *, new_key: str, old_keys_expire_at: datetime, now: datetime
+    ) -> Change:
+        """See IntegrationStore."""
+        async with self._database.write() as connection:
+            revision = await next_revision(connection)
+            await _touch(connection, tenant_id, integration_id, revision, now)
+            await _retire_keys(connection, integration_id, to_milliseconds(old_keys_expire_at), to_milliseconds(now))
+            await self._add_current_key(connection, integration_id, new_key)
+            return await self._change(connection, integration_id, revision)
+
+    async def find_by_ingress_key(self, sha256: bytes) -> Integration | None:
+        """See IntegrationStore."""
+        owner = select(INGRESS_KEYS.c.integration_id).where(INGRESS_KEYS.c.sha256 == sha256)
+        async with self._database.read() as connection:
+            loaded = await load_integrations(connection, INTEGRATIONS.c.id.in_(owner))
+        return loaded[0].opened(self._key_ring) if loaded else None
+
+    async def snapshot(self, page_size: int) -> Snapshot:
+        """See IntegrationStore."""
+        async with self._database.read() as connection:
+            revision = await current_revision(connection)
+            loaded = await load_integrations(connection)
+        return Snapshot(revision=revision, pages=self._pages(loaded, page_size))
+
+    async def count_unreadable_secrets(self) -> int:
+        """See IntegrationStore."""
+        async with self._database.read() as connection:
+            loaded = await load_integrations(connection)
+        return sum(not self._opens(one) for one in loaded)
+
+    async def reseal(self) -> int:
+        """See IntegrationStore."""
+        async with self._database.write() as connection:
+            count = 0
+            for table, id_column, sealed in (
+                (INTEGRATIONS, INTEGRATIONS.c.id, INTEGRATIONS.c.signing_secret_sealed),
+                (INGRESS_KEYS, INGRESS_KEYS.c.sha256, INGRESS_KEYS.c.key_sealed),
+            ):
+                for row_id, old in (
+                    await connection.execute(select(id_column, sealed).where(sealed.is_not(None)))
+                ).all():
+                    values = {sealed.name: self._key_ring.reseal(old)}
+                    await connection.execute(update(table).where(id_column == row_id).values(values))
+                    count += 1
+        return count
+
+    def _pages(self, loaded: Sequence[LoadedIntegration], page_size: int) -> Iterator[Sequence[Integration]]:
+        # Opened page by page, so that a large snapshot does not hold up the calls beside it.
+        for start in range(0, len(loaded), page_size):
+            yield [one.opened(self._key_ring) for one in loaded[start : start + page_size]]
+
+    def _opens(self, loaded: LoadedIntegration) -> bool:
+        try:
+            loaded.opened(self._key_ring)
+        except UnreadableSecretError:
+            return False
+        return True
+
+    async def _change(self, connection: AsyncConnection, integration_id: str, revision: int) -> Change:
+        (loaded,) = await load_integrations(connection, INTEGRATIONS.c.id == integration_id)
+        return Change(revision=revision, changed=(loaded.opened(self._key_ring),))
+
+    async def _add_current_key(self, connection: AsyncConnection, integration_id: str, key: str) -> None:
+        sealed = self._key_ring.seal(key, owner=integration_id)
+        values = {"sha256": sha256(key), "integration_id": integration_id, "key_sealed": sealed, "expires_at_ms": None}
+        await connection.execute(insert(INGRESS_KEYS).values(values))
+
+    def _sealed(self, secret: str, integration_id: str) -> str | None:
+        return self._key_ring.seal(secret, owner=integration_id) if secret else None
+
+    def _values(self, integration: Integration, revision: int) -> dict[str, object]:
+        return {
+            **{name: getattr(integration, name) for name in _PLAIN_COLUMNS},
+            "id": integration.id,
+            "tenant_id": integration.tenant_id,
+            "signing_secret_sealed": self._sealed(integration.signing_secret, integration.id),
+            "revision": revision,
+            "created_at_ms": to_milliseconds(integration.created_at),
+            "updated_at_ms": to_milliseconds(integration.updated_at),
+        }
+
+
+def _belongs(tenant_id: str, integration_id: str) -> ColumnElement[bool]:
+    return (INTEGRATIONS.c.tenant_id == tenant_id) & (INTEGRATIONS.c.id == integration_id)
+
+
+async def _touch(
+    connection: AsyncConnection, tenant_id: str, integration_id: str, revision: int, now: datetime, **values: object
+) -> None:
+    """Set values of one integration, or none; raise NotFoundError when the tenant has none of that id."""
+    changed = await connection.execute(
+        update(INTEGRATIONS)
+        .where(_belongs(tenant_id, integration_id))
+        .values(revision=revision, updated_at_ms=to_milliseconds(now), **values)
+    )
+    if not changed.rowcount:
+        raise NotFoundError
+
+
+async def _retire_keys(connection: AsyncConnection, integration_id: str, expires_at_ms: int, now_ms: int) -> None:
+    """Give every address its end, forget those that are over, and forget how the others read: nobody is shown them."""
+    theirs = INGRESS_KEYS.c.integration_id == integration_id
+    lasting = INGRESS_KEYS.c.expires_at_ms.is_(None) | (INGRESS_KEYS.c.expires_at_ms > expires_at_ms)
+    await connection.execute(
+        update(INGRESS_KEYS).where(theirs, lasting).values(expires_at_ms=expires_at_ms, key_sealed=None)
+    )
+    await connection.execute(delete(INGRESS_KEYS).where(theirs, INGRESS_KEYS.c.expires_at_ms <= now_ms))
+    working = (await connection.execute(select(func.count()).select_from(INGRESS_KEYS).where(theirs))).scalar_one()
+    if working > MAX_OLD_KEYS:
+        raise ConflictError(
+            f"{MAX_OLD_KEYS} old addresses of this integration still work."
+            " Wait until one expires, or rotate with a shorter overlapSeconds: 0 cuts all of them off."
+        )

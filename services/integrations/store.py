@@ -1,0 +1,111 @@
+"""What storage must guarantee to Integrations.
+
+Every method is one transaction: all of it is on disk when the method returns, or none of it happens. Whatever takes a
+tenant's id sees that tenant's rows only, and raises NotFoundError for an id that the tenant has not, which is the same
+for another tenant's and for an unknown one. Every method raises UnavailableError when the database can not be had;
+whether a write that raised it took place is then not known.
+
+Each change of an integration takes the next revision: one count for all, which grows in the order of commits, also
+across restarts. API keys are stored as SHA-256 only, ingress keys and signing secrets encrypted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from servicekit.paging import PageRequest
+from services.integrations.domain import ApiKey, Change, Integration, IntegrationChanges, Tenant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some integrations of a list, and whether there are more after them."""
+
+    integrations: Sequence[Integration]
+    more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Every integration as it was at one revision. The pages can be read once, and touch no database any more."""
+
+    revision: int
+    pages: Iterable[Sequence[Integration]]
+
+
+class TenantStore(Protocol):
+    """Tenants and their API keys."""
+
+    async def ensure_tenant(self, tenant: Tenant) -> Tenant:
+        """Return the tenant of that name; store this one when there is none."""
+
+    async def create_tenant(self, tenant: Tenant) -> None:
+        """Store a tenant; raise AlreadyExistsError when the name is taken. Names that differ in case differ."""
+
+    async def list_tenants(self) -> Sequence[Tenant]:
+        """Return all tenants, oldest first."""
+
+    async def find_tenant(self, id_or_name: str) -> Tenant:
+        """Return the tenant of that id or name; raise NotFoundError."""
+
+    async def set_tenant_active(self, tenant_id: str, *, active: bool) -> tuple[Tenant, Change]:
+        """Suspend or resume; return the tenant, and its integrations as they are now, all of one new revision."""
+
+    async def add_api_key(self, key: ApiKey, sha256: bytes) -> None:
+        """Store a key by its hash; raise AlreadyExistsError when that hash is stored already."""
+
+    async def ensure_api_key(self, key: ApiKey, sha256: bytes) -> ApiKey:
+        """Return the key of that hash, whosever it is and revoked or not; store this one when there is none."""
+
+    async def find_api_key(self, sha256: bytes) -> tuple[ApiKey, Tenant] | None:
+        """Return the key of that hash, revoked or not, and its tenant; None when there is none."""
+
+    async def list_api_keys(self, tenant_id: str) -> Sequence[ApiKey]:
+        """Return a tenant's keys, revoked ones too, oldest first; nothing for an unknown tenant."""
+
+    async def revoke_api_key(self, key_id: str, now: datetime) -> ApiKey:
+        """Revoke a key, and return it. One that is revoked already keeps the time at which it first was."""
+
+
+class IntegrationStore(Protocol):
+    """Integrations and the addresses that lead to them."""
+
+    async def create_integration(self, integration: Integration) -> Change:
+        """Store an integration with its one address."""
+
+    async def get_integration(self, tenant_id: str, integration_id: str) -> Integration:
+        """Return one."""
+
+    async def list_integrations(self, tenant_id: str, page: PageRequest) -> Page:
+        """Return a page, newest first by time and id. One made meanwhile moves nothing to another page."""
+
+    async def change_integration(
+        self, tenant_id: str, integration_id: str, changes: IntegrationChanges, now: datetime
+    ) -> Change:
+        """Set the fields that are not None, leave the others; return it as it is now."""
+
+    async def delete_integration(self, tenant_id: str, integration_id: str) -> Change:
+        """Delete an integration and every address of it."""
+
+    async def rotate_ingress_key(
+        self, tenant_id: str, integration_id: str, *, new_key: str, old_keys_expire_at: datetime, now: datetime
+    ) -> Change:
+        """Make `new_key` the current address. The old ones go at the given time, or at an earlier one set before.
+
+        Raises ConflictError when more than MAX_OLD_KEYS would go on working.
+        """
+
+    async def find_by_ingress_key(self, sha256: bytes) -> Integration | None:
+        """Return the integration that a key leads to, expired or not; None when there is none."""
+
+    async def snapshot(self, page_size: int) -> Snapshot:
+        """Return every integration of every tenant: exactly the changes up to its revision are in it."""
+
+    async def count_unreadable_secrets(self) -> int:
+        """Return how many stored secrets the key ring does not open."""
+
+    async def reseal(self) -> int:
+        """Encrypt every stored secret again, with the ring's first key; return how many there were."""

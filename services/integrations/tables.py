@@ -1,0 +1,97 @@
+"""The tables of Integrations. Times are milliseconds since 1970; what ends in `_sealed` only the key ring opens."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Index, LargeBinary, Table, text
+from sqlmodel import Field, SQLModel
+
+
+class TenantRow(SQLModel, table=True):
+    """One tenant."""
+
+    __tablename__ = "integrations_tenants"
+
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    active: bool
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
+class ApiKeyRow(SQLModel, table=True):
+    """One API key, by its hash."""
+
+    __tablename__ = "integrations_api_keys"
+    __table_args__ = (Index("ix_integrations_api_keys_tenant", "tenant_id", "created_at_ms", "id"),)
+
+    id: str = Field(primary_key=True)
+    tenant_id: str = Field(foreign_key="integrations_tenants.id")
+    name: str
+    hint: str
+    sha256: bytes = Field(sa_type=LargeBinary, unique=True)
+    created_at_ms: int = Field(sa_type=BigInteger)
+    revoked_at_ms: int | None = Field(sa_type=BigInteger)
+
+
+class IntegrationRow(SQLModel, table=True):
+    """One connected system."""
+
+    __tablename__ = "integrations_integrations"
+    __table_args__ = (Index("ix_integrations_integrations_tenant", "tenant_id", "created_at_ms", "id"),)
+
+    id: str = Field(primary_key=True)
+    tenant_id: str = Field(foreign_key="integrations_tenants.id")
+    name: str
+    preset: str
+    to_path: str
+    text_path: str
+    ref_path: str
+    signing_secret_sealed: str | None
+    signing_header: str
+    outbound_url: str
+    default_region: str
+    revision: int = Field(sa_type=BigInteger)
+    created_at_ms: int = Field(sa_type=BigInteger)
+    updated_at_ms: int = Field(sa_type=BigInteger)
+
+
+class IngressKeyRow(SQLModel, table=True):
+    """One address. The current one of an integration never expires, and is kept sealed too, so that it can be shown."""
+
+    __tablename__ = "integrations_ingress_keys"
+    __table_args__ = (
+        Index("ix_integrations_ingress_keys_integration", "integration_id"),
+        Index(
+            "ux_integrations_ingress_keys_current",
+            "integration_id",
+            unique=True,
+            sqlite_where=text("expires_at_ms IS NULL"),
+            postgresql_where=text("expires_at_ms IS NULL"),
+        ),
+    )
+
+    sha256: bytes = Field(sa_type=LargeBinary, primary_key=True)
+    integration_id: str = Field(foreign_key="integrations_integrations.id")
+    key_sealed: str | None
+    expires_at_ms: int | None = Field(sa_type=BigInteger)
+
+
+class RevisionRow(SQLModel, table=True):
+    """The one row that counts changes, so that the count grows across restarts and across deletions."""
+
+    __tablename__ = "integrations_revision"
+
+    id: int = Field(primary_key=True)
+    value: int = Field(sa_type=BigInteger)
+
+
+def _table(name: str) -> Table:
+    return SQLModel.metadata.tables[name]
+
+
+TENANTS: Final = _table("integrations_tenants")
+API_KEYS: Final = _table("integrations_api_keys")
+INTEGRATIONS: Final = _table("integrations_integrations")
+INGRESS_KEYS: Final = _table("integrations_ingress_keys")
+REVISION: Final = _table("integrations_revision")

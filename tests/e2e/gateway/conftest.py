@@ -1,0 +1,111 @@
+"""Real Envoy before stub services, started once for all tests of this folder."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.launcher import gateway
+
+from .stubs import Stubs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """A running Envoy."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    access_log: Path
+    stubs: Stubs
+    admin: str
+
+    def client(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=15, **options)
+
+    def access_log_until(self, request_id: str) -> list[str]:
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            lines = self.access_log.read_text().splitlines()
+            if lines and request_id in lines[-1]:
+                return lines
+            time.sleep(0.1)
+        raise AssertionError("the access log does not have the request")
+
+    def stats(self, needle: str) -> dict[str, int]:
+        transport = httpx.HTTPTransport(uds=self.admin)
+        with httpx.Client(transport=transport, base_url="http://admin") as admin:
+            lines = admin.get("/stats", params={"filter": needle}).text.splitlines()
+        return {name: int(value) for name, value in (line.split(": ") for line in lines)}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gw")
+    stubs = Stubs()
+    for name in ("integrations", "ingress", "delivery"):
+        stubs.start(name)
+    port = free_port()
+    configuration = gateway.prepare(
+        folder, listen=f"127.0.0.1:{port}", upstreams=gateway.Upstreams(**stubs.addresses)
+    )
+    access_log = folder / "access.log"
+    with access_log.open("wb") as log, (folder / "envoy.log").open("wb") as errors:
+        process = subprocess.Popen(gateway.command(configuration, workers=1), stdout=log, stderr=errors)
+    admin = next(
+        line.split('"')[1] for line in configuration.read_text().splitlines() if "pipe:" in line
+    )
+    running = Gateway(port=port, process=process, access_log=access_log, stubs=stubs, admin=admin)
+    try:
+        _wait_until_ready(running, folder / "envoy.log")
+        yield running
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        stubs.close()
+
+
+@pytest.fixture
+def gate(running_gateway: Gateway) -> Iterator[Gateway]:
+    running_gateway.stubs.forget()
+    yield running_gateway
+    running_gateway.stubs.forget()
+
+
+@pytest.fixture
+def client(gate: Gateway) -> Iterator[httpx.Client]:
+    with gate.client() as client:
+        yield client
+
+
+def _wait_until_ready(running: Gateway, log: Path) -> None:
+    deadline = time.monotonic() + 20
+    paths = ("/health/ready", "/v1/ingress", "/v1/messages")
+    while time.monotonic() < deadline:
+        if running.process.poll() is not None:
+            break
+        try:
+            with running.client() as client:
+                if all(client.get(path).status_code == 200 for path in paths):
+                    return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    pytest.fail(f"Envoy is not ready:\n{log.read_text()[-4000:]}")

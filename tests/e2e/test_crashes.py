@@ -1,0 +1,152 @@
+"""What happens when processes die or are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import stat
+import time
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Product, eventually
+
+MESSAGES = 2_000
+SENDERS = 8
+
+
+@pytest.fixture(scope="module")
+def own_product(new_product) -> Product:
+    product = new_product()
+    product.start()
+    return product
+
+
+async def post_through_crashes(product: Product, url: str) -> list[str]:
+    """Post 2,000 payloads, kill each child in turn meanwhile, send again what was not accepted; return the ids."""
+    accepted: list[str] = []
+    numbers = iter(range(MESSAGES))
+
+    async def send_all(client: httpx.AsyncClient) -> None:
+        for number in numbers:
+            payload = {"to": "+6581230000", "text": f"message {number}", "ref": str(number)}
+            deadline = time.monotonic() + 60
+            while True:
+                assert time.monotonic() < deadline, "the product did not come back"
+                try:
+                    answer = await client.post(url, json=payload)
+                except httpx.TransportError:
+                    await asyncio.sleep(0.05)
+                    continue
+                if answer.status_code == 202:
+                    accepted.append(answer.json()["id"])
+                    break
+                assert answer.status_code in (429, 503), answer.text
+                await asyncio.sleep(0.05)
+
+    async def kill_each_in_turn() -> None:
+        for name in ("delivery", "ingress", "integrations", "gateway"):
+            while len(accepted) < MESSAGES * 0.1:
+                await asyncio.sleep(0.02)
+            target = len(accepted) + MESSAGES * 0.1
+            pid = product.children()[name]
+            os.kill(pid, signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while product.children().get(name, pid) == pid:
+                assert time.monotonic() < deadline, f"{name} was not brought back"
+                await asyncio.sleep(0.1)
+            while len(accepted) < min(target, MESSAGES):
+                await asyncio.sleep(0.02)
+
+    async with httpx.AsyncClient(base_url=product.address, trust_env=False, timeout=10) as client:
+        await asyncio.gather(kill_each_in_turn(), *(send_all(client) for _ in range(SENDERS)))
+    return accepted
+
+
+def test_loses_no_accepted_message_when_each_process_is_killed_in_turn(own_product):
+    with own_product.client() as api:
+        made = api.post("/v1/ingress", json={"name": "Order system"}).json()
+
+        accepted = asyncio.run(post_through_crashes(own_product, f"/v1/ingress/{made['ingressKey']}"))
+
+        assert len(set(accepted)) == len(accepted) == MESSAGES
+
+        def not_delivered() -> set[str]:
+            waiting, token = set(accepted), ""
+            while True:
+                answer = api.get(
+                    "/v1/messages", params={"status": "delivered", "pageSize": 1000, "pageToken": token}
+                ).json()
+                waiting -= {message["id"] for message in answer["messages"]}
+                token = answer["nextPageToken"]
+                if not token:
+                    return waiting
+
+        eventually(not_delivered, set(), seconds=60)
+
+
+def test_stops_everything_and_exits_with_0_on_sigterm(new_product):
+    product = new_product()
+    product.start()
+    children = product.children()
+    assert set(children) == {"gateway", "integrations", "ingress", "delivery"}
+
+    started = time.monotonic()
+    status = product.stop()
+
+    assert status == 0
+    assert time.monotonic() - started < 25
+    for pid in children.values():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_keeps_everything_across_a_restart(new_product):
+    product = new_product()
+    product.start()
+    with product.client() as api:
+        made = api.post("/v1/ingress", json={"name": "Order system", "signingSecret": "keep-this-secret"}).json()
+        message_id = api.post("/v1/messages", json={"to": "+6581230000", "text": "kept"}).json()["id"]
+        eventually(lambda: api.get(f"/v1/messages/{message_id}").json()["status"], "delivered")
+    product.stop()
+
+    product.start()
+
+    with product.client() as api:
+        assert api.get(f"/v1/ingress/{made['id']}").json() == made
+        assert api.get(f"/v1/messages/{message_id}").json()["text"] == "kept"
+        unsigned = api.post(f"/v1/ingress/{made['ingressKey']}", json={"to": "+6581230000", "text": "x"})
+        assert unsigned.json()["error"] == "invalid_signature"
+    stored = (product.data_dir / "integrations.db").read_bytes()
+    assert b"keep-this-secret" not in stored
+    assert made["ingressKey"].encode() not in stored
+    assert product.key.encode() not in stored
+    assert stat.S_IMODE((product.data_dir / "key-ring").stat().st_mode) == 0o600
+
+
+def test_puts_no_secret_text_or_whole_number_into_logs(new_product):
+    product = new_product()
+    product.start()
+    with product.client() as api:
+        made = api.post("/v1/ingress", json={"name": "Order system", "signingSecret": "a-signing-secret"}).json()
+        api.post(f"/v1/ingress/{made['ingressKey']}", json={"to": "+6581230000", "text": "unsigned words"})
+        api.patch(f"/v1/ingress/{made['id']}", json={"signingSecret": ""})
+        body = {"to": "+6581230000", "text": "very private words"}
+        message_id = api.post(f"/v1/ingress/{made['ingressKey']}", json=body).json()["id"]
+        eventually(lambda: api.get(f"/v1/messages/{message_id}").json()["status"], "delivered")
+    product.stop()
+
+    files = [path for path in product.data_dir.rglob("*") if path.is_file() and path.suffix in (".log", ".txt", ".conf")]
+    everything = "".join(product.output) + "".join(path.read_text(errors="replace") for path in files)
+    assert message_id in everything
+    for secret in (made["ingressKey"], product.key, "a-signing-secret", "private words", "unsigned words", "+6581230000"):
+        assert secret not in everything.replace(try_out_payload(everything), ""), secret
+
+
+def try_out_payload(output: str) -> str:
+    """The greeting's own example has a number in it."""
+    found = re.search(r"curl -s \"\$INGRESS_URL\".*", output)
+    return found.group(0) if found else ""

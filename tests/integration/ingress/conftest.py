@@ -1,0 +1,294 @@
+"""A real Ingress behind real gRPC, with a registry and a delivery that a test directs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import pytest
+from textway.delivery.v1 import submission_service_pb2 as delivery_v1
+from textway.delivery.v1.submission_service_pb2_grpc import (
+    SubmissionServiceServicer,
+    add_SubmissionServiceServicer_to_server,
+)
+from textway.ingress.v1.health_service_pb2_grpc import HealthServiceStub
+from textway.ingress.v1.ingress_service_pb2_grpc import IngressServiceStub
+from textway.integrations.v1 import registry_service_pb2 as registry_v1
+from textway.integrations.v1.registry_service_pb2_grpc import (
+    RegistryServiceServicer,
+    add_RegistryServiceServicer_to_server,
+)
+
+from servicekit.clients import open_channel
+from servicekit.clock import SystemClock
+from servicekit.errors import NotFoundError, ServiceError
+from servicekit.ids import new_id, new_secret
+from servicekit.server import RunningServer
+from services.ingress.errors import InvalidApiKeyError
+from services.ingress.service import IngressService, build
+from services.ingress.settings import IngressSettings
+
+NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
+
+
+class ShiftedClock(SystemClock):
+    """The machine's clock, which a test can put forward."""
+
+    def __init__(self) -> None:
+        self.shift_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.shift_seconds
+
+
+class FakeRegistry(RegistryServiceServicer):
+    """Integrations' internal service: sends what a test publishes, and remembers what was acknowledged."""
+
+    name = "registry"
+    grpc_services = ("textway.integrations.v1.RegistryService",)
+
+    def __init__(self, listen: str) -> None:
+        self.listen = listen
+        self.known: dict[str, registry_v1.IntegrationConfig] = {}
+        self.tenants_by_key: dict[str, str] = {}
+        self.revision = 1
+        self.acknowledged: list[int] = []
+        self.acknowledgement = asyncio.Condition()
+        self.watches: list[asyncio.Queue[registry_v1.WatchIntegrationsResponse | None]] = []
+        self.resolved = 0
+        self.page_size = 2
+
+    async def publish(self, *changed: registry_v1.IntegrationConfig, deleted: tuple[str, ...] = ()) -> None:
+        """Send a change and return when every watcher has acknowledged it, as the real service does."""
+        self.revision += 1
+        for config in changed:
+            self.known[config.id] = config
+        for integration_id in deleted:
+            del self.known[integration_id]
+        for watch in self.watches:
+            watch.put_nowait(
+                registry_v1.WatchIntegrationsResponse(
+                    revision=self.revision, changed=changed, deleted_ids=list(deleted)
+                )
+            )
+        if self.watches:
+            await self.until_acknowledged(self.revision)
+
+    async def until_acknowledged(self, revision: int) -> None:
+        async with asyncio.timeout(5), self.acknowledgement:
+            await self.acknowledgement.wait_for(lambda: revision in self.acknowledged)
+
+    def cut_off_watchers(self) -> None:
+        for watch in self.watches:
+            watch.put_nowait(None)
+
+    async def WatchIntegrations(self, request_iterator, context):  # noqa: N802  # the contract's name
+        await anext(request_iterator)
+        queue = asyncio.Queue()
+        self.watches.append(queue)
+        reader = asyncio.create_task(self._read_acknowledgements(request_iterator))
+        try:
+            for page in self._snapshot():
+                yield page
+            while (change := await queue.get()) is not None:
+                yield change
+        finally:
+            self.watches.remove(queue)
+            reader.cancel()
+
+    def _snapshot(self) -> list[registry_v1.WatchIntegrationsResponse]:
+        configs = list(self.known.values())
+        pages = [configs[start : start + self.page_size] for start in range(0, len(configs), self.page_size)] or [[]]
+        return [
+            registry_v1.WatchIntegrationsResponse(
+                revision=self.revision, changed=page, snapshot_complete=page is pages[-1]
+            )
+            for page in pages
+        ]
+
+    async def _read_acknowledgements(self, requests) -> None:
+        async for request in requests:
+            async with self.acknowledgement:
+                self.acknowledged.append(request.applied_revision)
+                self.acknowledgement.notify_all()
+
+    async def ResolveIngressKey(self, request, context):  # noqa: N802  # the contract's name
+        self.resolved += 1
+        for config in self.known.values():
+            if any(key.sha256 == request.sha256 for key in config.ingress_keys):
+                return registry_v1.ResolveIngressKeyResponse(integration=config)
+        raise NotFoundError
+
+    async def AuthenticateApiKey(self, request, context):  # noqa: N802  # the contract's name
+        tenant_id = self.tenants_by_key.get(request.api_key)
+        if tenant_id is None:
+            raise InvalidApiKeyError
+        return registry_v1.AuthenticateApiKeyResponse(tenant_id=tenant_id, key_id="key_x")
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        add_RegistryServiceServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Nothing to begin."""
+
+    async def stop(self) -> None:
+        """Nothing to finish."""
+
+
+class FakeDelivery(SubmissionServiceServicer):
+    """Delivery's internal service: remembers each call."""
+
+    name = "delivery"
+    grpc_services = ("textway.delivery.v1.SubmissionService",)
+
+    def __init__(self, listen: str) -> None:
+        self.listen = listen
+        self.calls: list[list[delivery_v1.Submission]] = []
+        self.previews = 0
+        self.refused_texts: dict[str, ServiceError] = {}
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    @property
+    def submitted(self) -> list[delivery_v1.Submission]:
+        return [submission for call in self.calls for submission in call]
+
+    async def SubmitMessages(self, request, context):  # noqa: N802  # the contract's name
+        await self.may_answer.wait()
+        for submission in request.submissions:
+            if submission.text in self.refused_texts:
+                raise self.refused_texts[submission.text]
+        self.calls.append(list(request.submissions))
+        return delivery_v1.SubmitMessagesResponse(
+            accepted=[
+                delivery_v1.AcceptedMessage(id=f"msg_{submission.ref}", status="queued")
+                for submission in request.submissions
+            ]
+        )
+
+    async def PreviewMessage(self, request, context):  # noqa: N802  # the contract's name
+        self.previews += 1
+        return delivery_v1.PreviewMessageResponse(segments=2, encoding="ucs2", carrier="simulator")
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        add_SubmissionServiceServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Nothing to begin."""
+
+    async def stop(self) -> None:
+        """Nothing to finish."""
+
+
+@dataclass(kw_only=True)
+class World:
+    """Ingress with its neighbours, each of which can be stopped."""
+
+    registry: FakeRegistry
+    delivery: FakeDelivery
+    clock: ShiftedClock
+    settings: IngressSettings
+    running: dict[str, RunningServer] = field(default_factory=dict)
+    service: IngressService | None = None
+
+    async def serve(self, neighbour: FakeRegistry | FakeDelivery) -> None:
+        self.running[neighbour.name] = await RunningServer.start([neighbour], self.settings)
+
+    async def stop(self, name: str) -> None:
+        await self.running.pop(name).stop(0)
+
+    async def serve_ingress(self) -> None:
+        self.service = await build(self.settings, self.clock)
+        self.running["ingress"] = await RunningServer.start([self.service], self.settings)
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for what another task brings about; a network is in between, so that there is no event to await."""
+        async with asyncio.timeout(5):
+            while not is_so():  # noqa: ASYNC110  # see above
+                await asyncio.sleep(0.005)
+
+    @property
+    def is_live(self) -> bool:
+        assert self.service is not None
+        return self.service._replica._is_live
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+async def unstarted_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+    settings = IngressSettings(
+        data_dir=tmp_path,
+        ingress_listen=free_address(),
+        integrations_address=free_address(),
+        delivery_address=free_address(),
+    )
+    world = World(
+        registry=FakeRegistry(settings.integrations_address),
+        delivery=FakeDelivery(settings.delivery_address),
+        clock=ShiftedClock(),
+        settings=settings,
+    )
+    yield world
+    for name in ("ingress", "delivery", "registry"):
+        if name in world.running:
+            world.registry.cut_off_watchers()
+            await world.stop(name)
+
+
+@pytest.fixture
+async def world(unstarted_world: World) -> World:
+    for neighbour in (unstarted_world.registry, unstarted_world.delivery):
+        await unstarted_world.serve(neighbour)
+    await unstarted_world.serve_ingress()
+    return unstarted_world
+
+
+@pytest.fixture
+async def channel(unstarted_world: World) -> AsyncIterator[grpc.aio.Channel]:
+    async with open_channel(unstarted_world.settings.ingress_listen) as channel:
+        yield channel
+
+
+@pytest.fixture
+def ingress(channel: grpc.aio.Channel) -> IngressServiceStub:
+    return IngressServiceStub(channel)
+
+
+@pytest.fixture
+def health(channel: grpc.aio.Channel) -> HealthServiceStub:
+    return HealthServiceStub(channel)
+
+
+@pytest.fixture
+def ingress_key() -> str:
+    return new_secret("ig", 32)
+
+
+def config_of(*keys: str, integration_id: str = "", **fields: object) -> registry_v1.IntegrationConfig:
+    """Return an integration as the registry has it."""
+    defaults = {
+        "tenant_id": "ten_mine",
+        "tenant_active": True,
+        "to_path": "to",
+        "text_path": "text",
+        "ref_path": "ref",
+        "signing_header": "X-Webhook-Signature",
+        "revision": 1,
+    }
+    return registry_v1.IntegrationConfig(
+        id=integration_id or new_id("wkh", NOW),
+        ingress_keys=[registry_v1.IngressKey(sha256=hashlib.sha256(key.encode()).digest()) for key in keys],
+        **(defaults | fields),
+    )

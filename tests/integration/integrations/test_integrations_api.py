@@ -1,0 +1,290 @@
+"""What a tenant can do with its integrations, over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+
+import grpc
+import pytest
+from textway.integrations.v1.integrations_service_pb2 import (
+    CreateIntegrationRequest,
+    DeleteIntegrationRequest,
+    GetIntegrationRequest,
+    ListIntegrationsRequest,
+    ReplaceIntegrationRequest,
+    RotateIngressKeyRequest,
+    UpdateIntegrationRequest,
+)
+from textway.integrations.v1.keys_service_pb2 import SetTenantActiveRequest
+from textway.integrations.v1.registry_service_pb2 import ResolveIngressKeyRequest
+
+from servicekit.ids import has_secret_form, has_valid_checksum, is_id
+
+UNKNOWN_ID = "wkh_" + "0" * 26
+
+
+def resolve(clients, ingress_key):
+    return clients.registry.ResolveIngressKey(ResolveIngressKeyRequest(sha256=sha256(ingress_key.encode()).digest()))
+
+
+async def test_creates_an_integration_with_the_presets_defaults(clients, owner):
+    call = clients.integrations.CreateIntegration(
+        CreateIntegrationRequest(name="  Order system ", preset="generic"), metadata=owner
+    )
+    made = await call
+
+    assert dict(await call.initial_metadata())["x-http-status"] == "201"
+    assert is_id(made.id, "wkh")
+    assert has_secret_form(made.ingress_key, "ig", 32)
+    assert has_valid_checksum(made.ingress_key)
+    assert made.ingress_url == f"https://sms.example/v1/ingress/{made.ingress_key}"
+    assert (made.name, made.preset) == ("Order system", "generic")
+    assert (made.to_path, made.text_path, made.ref_path) == ("to", "text", "ref")
+    assert (made.signed, made.signing_header) == (False, "X-Webhook-Signature")
+    assert (made.outbound_url, made.default_region) == ("", "")
+    assert made.created_at == made.updated_at
+
+
+async def test_reads_back_what_was_created(clients, owner):
+    made = await clients.integrations.CreateIntegration(CreateIntegrationRequest(name="中文 Ünïcode"), metadata=owner)
+
+    assert await clients.integrations.GetIntegration(GetIntegrationRequest(id=made.id), metadata=owner) == made
+
+
+async def test_lists_newest_first_in_pages(clients, owner):
+    made = [
+        await clients.integrations.CreateIntegration(CreateIntegrationRequest(name=f"number {n}"), metadata=owner)
+        for n in range(5)
+    ]
+
+    first = await clients.integrations.ListIntegrations(ListIntegrationsRequest(page_size=3), metadata=owner)
+    rest = await clients.integrations.ListIntegrations(
+        ListIntegrationsRequest(page_size=3, page_token=first.next_page_token), metadata=owner
+    )
+
+    assert sorted(one.id for one in [*first.integrations, *rest.integrations]) == sorted(one.id for one in made)
+    times = [one.created_at.ToMilliseconds() for one in [*first.integrations, *rest.integrations]]
+    assert times == sorted(times, reverse=True)
+    assert len(first.integrations) == 3
+    assert rest.next_page_token == ""
+
+
+@pytest.mark.parametrize("page_size", [0, -1, 1001])
+async def test_refuses_a_page_size_that_is_out_of_bounds(clients, owner, refusal, page_size):
+    refused = await refusal(
+        clients.integrations.ListIntegrations(ListIntegrationsRequest(page_size=page_size), metadata=owner)
+    )
+
+    assert (refused.reason, refused.fields) == ("VALIDATION_ERROR", ("pageSize",))
+
+
+async def test_put_resets_what_is_left_out_but_keeps_the_signing_secret(clients, owner):
+    made = await clients.integrations.CreateIntegration(
+        CreateIntegrationRequest(
+            name="shop", to_path="customer.phone", signing_secret="a good secret", default_region="sg"
+        ),
+        metadata=owner,
+    )
+
+    put = await clients.integrations.ReplaceIntegration(
+        ReplaceIntegrationRequest(id=made.id, name="shop 2", text_path="body"), metadata=owner
+    )
+
+    assert (made.to_path, made.default_region, made.signed) == ("customer.phone", "SG", True)
+    assert (put.name, put.to_path, put.text_path, put.default_region) == ("shop 2", "to", "body", "")
+    assert put.signed
+    assert put.ingress_key == made.ingress_key
+    assert put.updated_at.ToMilliseconds() >= made.updated_at.ToMilliseconds()
+
+
+@pytest.mark.parametrize("request_type", [ReplaceIntegrationRequest, UpdateIntegrationRequest])
+async def test_an_empty_signing_secret_removes_the_signature(clients, owner, request_type):
+    made = await clients.integrations.CreateIntegration(
+        CreateIntegrationRequest(name="shop", signing_secret="a good secret"), metadata=owner
+    )
+    methods = {
+        ReplaceIntegrationRequest: clients.integrations.ReplaceIntegration,
+        UpdateIntegrationRequest: clients.integrations.UpdateIntegration,
+    }
+
+    changed = await methods[request_type](request_type(id=made.id, name="shop", signing_secret=""), metadata=owner)
+
+    assert not changed.signed
+    resolved = await resolve(clients, made.ingress_key)
+    assert list(resolved.integration.signing_secrets) == []
+
+
+async def test_patch_changes_only_what_is_named(clients, owner):
+    made = await clients.integrations.CreateIntegration(
+        CreateIntegrationRequest(
+            name="shop",
+            to_path="a",
+            text_path="b",
+            ref_path="",
+            signing_header="X-Sig",
+            outbound_url="https://a.example/",
+        ),
+        metadata=owner,
+    )
+
+    patched = await clients.integrations.UpdateIntegration(
+        UpdateIntegrationRequest(id=made.id, text_path="c", outbound_url=""), metadata=owner
+    )
+
+    patched_fields = (patched.name, patched.to_path, patched.text_path, patched.ref_path)
+    assert patched_fields == ("shop", "a", "c", "")
+    assert (patched.signing_header, patched.outbound_url) == ("X-Sig", "")
+
+
+async def test_patch_that_names_nothing_changes_nothing(clients, owner):
+    made = await clients.integrations.CreateIntegration(CreateIntegrationRequest(name="shop"), metadata=owner)
+
+    patched = await clients.integrations.UpdateIntegration(UpdateIntegrationRequest(id=made.id), metadata=owner)
+
+    assert patched == made
+
+
+async def test_lists_every_wrong_field_at_once(clients, owner, refusal):
+    refused = await refusal(
+        clients.integrations.CreateIntegration(
+            CreateIntegrationRequest(
+                name="",
+                preset="nope",
+                to_path="$..*",
+                text_path="",
+                ref_path="a[",
+                signing_secret="short",
+                signing_header="Host",
+                outbound_url="ftp://x",
+                default_region="XX",
+            ),
+            metadata=owner,
+        )
+    )
+
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_ERROR")
+    assert set(refused.fields) == {
+        "name",
+        "preset",
+        "toPath",
+        "textPath",
+        "refPath",
+        "signingSecret",
+        "signingHeader",
+        "outboundUrl",
+        "defaultRegion",
+    }
+    assert "generic" in refused.message
+
+
+async def test_delete_cuts_the_address_off_at_once(clients, owner, refusal):
+    made = await clients.integrations.CreateIntegration(CreateIntegrationRequest(name="shop"), metadata=owner)
+
+    await clients.integrations.DeleteIntegration(DeleteIntegrationRequest(id=made.id), metadata=owner)
+
+    assert (await refusal(resolve(clients, made.ingress_key))).reason == "NOT_FOUND"
+    again = await refusal(clients.integrations.DeleteIntegration(DeleteIntegrationRequest(id=made.id), metadata=owner))
+    assert again.reason == "NOT_FOUND"
+
+
+async def test_a_rotated_address_works_for_the_overlap(clients, owner):
+    made = await clients.integrations.CreateIntegration(CreateIntegrationRequest(name="shop"), metadata=owner)
+
+    rotated = await clients.integrations.RotateIngressKey(RotateIngressKeyRequest(id=made.id), metadata=owner)
+
+    assert rotated.ingress_key != made.ingress_key
+    assert rotated.ingress_url.endswith(rotated.ingress_key)
+    for key in (made.ingress_key, rotated.ingress_key):
+        assert (await resolve(clients, key)).integration.id == made.id
+    seconds = rotated.previous_key_expires_at.ToSeconds() - made.created_at.ToSeconds()
+    assert seconds == pytest.approx(86_400, abs=5)
+    read = await clients.integrations.GetIntegration(GetIntegrationRequest(id=made.id), metadata=owner)
+    assert read.ingress_key == rotated.ingress_key
+
+
+async def test_an_overlap_of_zero_cuts_the_old_address_off(clients, owner, refusal):
+    made = await clients.integrations.CreateIntegration(CreateIntegrationRequest(name="shop"), metadata=owner)
+
+    await clients.integrations.RotateIngressKey(RotateIngressKeyRequest(id=made.id, overlap_seconds=0), metadata=owner)
+
+    assert (await refusal(resolve(clients, made.ingress_key))).reason == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("seconds", [-1, 604_801])
+async def test_refuses_an_overlap_that_is_out_of_bounds(clients, owner, refusal, seconds):
+    made = await clients.integrations.CreateIntegration(CreateIntegrationRequest(name="shop"), metadata=owner)
+
+    refused = await refusal(
+        clients.integrations.RotateIngressKey(
+            RotateIngressKeyRequest(id=made.id, overlap_seconds=seconds), metadata=owner
+        )
+    )
+
+    assert (refused.reason, refused.fields) == ("VALIDATION_ERROR", ("overlapSeconds",))
+
+
+@pytest.mark.parametrize("case", ["another tenant's", "unknown", "malformed", "empty"])
+async def test_every_id_that_is_not_the_tenants_gets_the_same_answer(clients, owner, stranger, refusal, case):
+    theirs = await clients.integrations.CreateIntegration(CreateIntegrationRequest(name="theirs"), metadata=stranger)
+    wrong_id = {"another tenant's": theirs.id, "unknown": UNKNOWN_ID, "malformed": "wkh_'; --", "empty": ""}[case]
+    api = clients.integrations
+
+    refusals = [
+        await refusal(call)
+        for call in (
+            api.GetIntegration(GetIntegrationRequest(id=wrong_id), metadata=owner),
+            api.ReplaceIntegration(ReplaceIntegrationRequest(id=wrong_id, name="mine"), metadata=owner),
+            api.UpdateIntegration(UpdateIntegrationRequest(id=wrong_id, name="mine"), metadata=owner),
+            api.UpdateIntegration(UpdateIntegrationRequest(id=wrong_id), metadata=owner),
+            api.DeleteIntegration(DeleteIntegrationRequest(id=wrong_id), metadata=owner),
+            api.RotateIngressKey(RotateIngressKeyRequest(id=wrong_id), metadata=owner),
+        )
+    ]
+
+    assert {(one.code, one.reason, one.message) for one in refusals} == {
+        (grpc.StatusCode.NOT_FOUND, "NOT_FOUND", "There is nothing at this address.")
+    }
+    assert await api.GetIntegration(GetIntegrationRequest(id=theirs.id), metadata=stranger) == theirs
+    assert not (await api.ListIntegrations(ListIntegrationsRequest(), metadata=owner)).integrations
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (None, "UNAUTHORIZED"),
+        ("Basic abc", "UNAUTHORIZED"),
+        ("Bearer nonsense", "UNAUTHORIZED"),
+        ("Bearer sk_live_" + "B" * 39, "UNAUTHORIZED"),
+        ("Bearer sk_live_" + "B" * 40, "INVALID_API_KEY"),
+    ],
+)
+async def test_refuses_callers_without_a_good_key(clients, refusal, header, reason):
+    metadata = (("authorization", header),) if header else ()
+
+    refused = await refusal(clients.integrations.ListIntegrations(ListIntegrationsRequest(), metadata=metadata))
+
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, reason)
+
+
+async def test_a_suspended_tenant_is_refused_until_it_is_resumed(clients, owner, refusal):
+    await clients.keys.SetTenantActive(SetTenantActiveRequest(tenant="default", active=False))
+
+    refused = await refusal(clients.integrations.ListIntegrations(ListIntegrationsRequest(), metadata=owner))
+    await clients.keys.SetTenantActive(SetTenantActiveRequest(tenant="default", active=True))
+
+    assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "TENANT_INACTIVE")
+    await clients.integrations.ListIntegrations(ListIntegrationsRequest(), metadata=owner)
+
+
+async def test_many_authors_at_once_lose_nothing(clients, owner):
+    made = await asyncio.gather(
+        *(
+            clients.integrations.CreateIntegration(CreateIntegrationRequest(name=f"number {n}"), metadata=owner)
+            for n in range(30)
+        )
+    )
+
+    listed = await clients.integrations.ListIntegrations(ListIntegrationsRequest(), metadata=owner)
+
+    assert {one.id for one in listed.integrations} == {one.id for one in made}

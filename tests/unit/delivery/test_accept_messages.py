@@ -1,0 +1,148 @@
+"""What is checked before a message is stored, and how messages share a commit."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from services.delivery.accept_messages import AcceptMessages, Submission, checked_submission
+from services.delivery.domain import shard_of
+from services.delivery.errors import InvalidRecipientError, TextTooLongError
+
+from servicekit.errors import UnavailableError, ValidationError
+
+SUBMISSION = Submission(tenant_id="ten_a", integration_id="wkh_1", to="+6581230000", text="hello", ref="1")
+
+
+class SlowStore:
+    """Holds each commit until it is let go."""
+
+    def __init__(self):
+        self.commits = []
+        self.release = asyncio.Event()
+        self.broken = False
+
+    async def add(self, messages):
+        await self.release.wait()
+        if self.broken:
+            raise UnavailableError("down")
+        self.commits.append(list(messages))
+
+
+def accepting(store, clock, *, shards=1, on_stored=lambda: None) -> AcceptMessages:
+    return AcceptMessages(store=store, clock=clock, shards=shards, validity=timedelta(hours=4), on_stored=on_stored)
+
+
+async def test_lets_calls_that_come_during_a_commit_share_the_next_one(clock):
+    store = SlowStore()
+    accept = accepting(store, clock)
+
+    calls = [asyncio.create_task(accept.accept([SUBMISSION])) for _ in range(10)]
+    await asyncio.sleep(0.01)
+    store.release.set()
+    await asyncio.gather(*calls)
+
+    assert [len(commit) for commit in store.commits] in ([1, 9], [10])
+
+
+async def test_answers_only_after_the_commit(clock):
+    store = SlowStore()
+    call = asyncio.create_task(accepting(store, clock).accept([SUBMISSION]))
+    await asyncio.sleep(0.01)
+
+    assert not call.done()
+
+    store.release.set()
+    (message,) = await call
+    assert store.commits == [[message]]
+
+
+async def test_tells_every_caller_of_a_commit_that_failed(clock):
+    store = SlowStore()
+    store.broken = True
+    store.release.set()
+    accept = accepting(store, clock)
+
+    results = await asyncio.gather(*(accept.accept([SUBMISSION]) for _ in range(5)), return_exceptions=True)
+
+    assert [type(result) for result in results] == [UnavailableError] * 5
+
+
+async def test_does_not_store_what_a_caller_took_back_before_its_commit_began(clock):
+    store = SlowStore()
+    accept = accepting(store, clock)
+    first = asyncio.create_task(accept.accept([SUBMISSION]))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(accept.accept([SUBMISSION]))
+    await asyncio.sleep(0.01)
+
+    second.cancel()
+    store.release.set()
+    await first
+    await asyncio.sleep(0.01)
+
+    assert [len(commit) for commit in store.commits] == [1]
+
+
+async def test_wakes_the_worker_after_the_commit(clock):
+    store = SlowStore()
+    store.release.set()
+    woken = []
+
+    await accepting(store, clock, on_stored=lambda: woken.append(len(store.commits))).accept([SUBMISSION])
+
+    assert woken == [1]
+
+
+async def test_spreads_messages_over_the_shards_that_are_set(clock):
+    store = SlowStore()
+    store.release.set()
+
+    messages = await accepting(store, clock, shards=4).accept([SUBMISSION] * 200)
+
+    assert {shard_of(message.id) for message in messages} == {0, 1, 2, 3}
+    assert {shard_of(m.id) for m in await accepting(store, clock).accept([SUBMISSION] * 50)} == {0}
+
+
+@pytest.mark.parametrize("count", [0, 501])
+async def test_refuses_an_empty_or_an_oversized_batch(clock, count):
+    with pytest.raises(ValidationError):
+        await accepting(SlowStore(), clock).accept([SUBMISSION] * count)
+
+
+def test_normalises_the_recipient():
+    wanted = checked_submission(tenant_id="ten_a", to=" +65 8123-0000 ", text="hello")
+
+    assert wanted.to == "+6581230000"
+
+
+@pytest.mark.parametrize("to", ["6581230000", "+1800FLOWERS", "+12025550123x99", "+999123456789", "😀", "1" * 250])
+def test_refuses_a_recipient_that_is_no_phone_number(to):
+    with pytest.raises(InvalidRecipientError) as refused:
+        checked_submission(tenant_id="ten_a", to=to, text="hello")
+
+    assert refused.value.extras["to"] == to[:64]
+    assert refused.value.extras["reason"]
+
+
+def test_takes_1600_characters_and_not_one_more():
+    assert checked_submission(tenant_id="ten_a", to="+6581230000", text="x" * 1600).text == "x" * 1600
+
+    with pytest.raises(TextTooLongError) as refused:
+        checked_submission(tenant_id="ten_a", to="+6581230000", text="x" * 1601)
+
+    assert refused.value.extras == {"limit": 1600, "length": 1601}
+
+
+def test_lists_every_wrong_field_at_once():
+    with pytest.raises(ValidationError) as refused:
+        checked_submission(
+            tenant_id="ten_a", to=" ", text="", ref="r" * 65, callback="ftp://example.com", channel="fax"
+        )
+
+    assert [issue.path for issue in refused.value.issues] == ["to", "text", "ref", "callback", "channel"]
+
+
+def test_takes_a_ref_of_64_characters():
+    assert checked_submission(tenant_id="ten_a", to="+6581230000", text="x", ref="r" * 64).ref == "r" * 64

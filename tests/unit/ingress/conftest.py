@@ -1,0 +1,95 @@
+"""An integration, a clock that stands still, and an outbox that remembers."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from servicekit.errors import NotFoundError
+from servicekit.ids import new_id, new_secret
+from services.ingress.domain import AcceptedMessage, IngressKey, Integration, MappingPaths, NewMessage, Preview
+
+NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
+
+
+class StillClock:
+    def __init__(self) -> None:
+        self.time = NOW
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return (self.time - NOW).total_seconds()
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+class KnownIntegrations:
+    """Both look-ups, over integrations that a test puts in."""
+
+    def __init__(self) -> None:
+        self.all: list[Integration] = []
+        self.lookups = 0
+
+    async def by_ingress_key(self, sha256: bytes) -> Integration:
+        self.lookups += 1
+        for integration in self.all:
+            if any(key.sha256 == sha256 for key in integration.ingress_keys):
+                return integration
+        raise NotFoundError
+
+    async def by_id(self, integration_id: str) -> Integration:
+        for integration in self.all:
+            if integration.id == integration_id:
+                return integration
+        raise NotFoundError
+
+
+class RememberingDelivery:
+    """Outbox and previewer."""
+
+    def __init__(self) -> None:
+        self.submitted: list[NewMessage] = []
+        self.previewed: list[NewMessage] = []
+
+    async def submit(self, message: NewMessage) -> AcceptedMessage:
+        self.submitted.append(message)
+        return AcceptedMessage(id=new_id("msg", NOW), status="queued")
+
+    async def preview(self, message: NewMessage) -> Preview:
+        self.previewed.append(message)
+        return Preview(segments=1, encoding="gsm7", carrier="simulator")
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    return StillClock()
+
+
+@pytest.fixture
+def integrations() -> KnownIntegrations:
+    return KnownIntegrations()
+
+
+@pytest.fixture
+def delivery() -> RememberingDelivery:
+    return RememberingDelivery()
+
+
+@pytest.fixture
+def ingress_key() -> str:
+    return new_secret("ig", 32)
+
+
+@pytest.fixture
+def integration(ingress_key: str) -> Integration:
+    return Integration(
+        id=new_id("wkh", NOW),
+        tenant_id="ten_mine",
+        ingress_keys=(IngressKey(sha256=hashlib.sha256(ingress_key.encode()).digest()),),
+        paths=MappingPaths(to="to", text="text", ref="ref", default_region="SG"),
+    )

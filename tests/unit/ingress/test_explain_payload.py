@@ -1,0 +1,106 @@
+"""Dry runs: the same verdict as the real thing, every step of it, and nothing sent."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import replace
+
+import pytest
+
+from servicekit.errors import NotFoundError
+from services.ingress.domain import MAX_BODY_BYTES, Integration, Payload
+from services.ingress.explain_payload import ExplainPayload
+from tests.unit.ingress.conftest import KnownIntegrations, RememberingDelivery
+
+GOOD = b'{"to":"+65 8123 0000","text":"Hello","ref":7}'
+
+
+@pytest.fixture
+def explain(integrations: KnownIntegrations, delivery: RememberingDelivery, integration: Integration) -> ExplainPayload:
+    integrations.all.append(integration)
+    return ExplainPayload(integrations=integrations, previewer=delivery)
+
+
+async def test_shows_every_step_of_a_payload_that_would_be_accepted(
+    explain: ExplainPayload, integration: Integration, delivery: RememberingDelivery
+) -> None:
+    explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=Payload(body=GOOD))
+
+    assert explanation.verdict == "accepted"
+    assert explanation.signature == "not_required"
+    assert [(field.field, field.found, field.result) for field in explanation.trace.fields] == [
+        ("to", "+65 8123 0000", "+6581230000"),
+        ("text", "Hello", "Hello"),
+        ("ref", "7", "7"),
+    ]
+    assert explanation.preview is not None
+    assert explanation.preview.carrier == "simulator"
+    assert delivery.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict", "fields"),
+    [
+        (b"", "invalid_json", 0),
+        (b"{", "invalid_json", 0),
+        (b"{}", "missing_fields", 3),
+        (b'{"to":"x","text":"y"}', "invalid_recipient", 3),
+        (b'{"to":"+6581230000","text":[]}', "validation_error", 3),
+        (b"[" * (MAX_BODY_BYTES + 1), "payload_too_large", 0),
+    ],
+)
+async def test_never_raises_for_what_is_wrong_with_a_payload(
+    *,
+    explain: ExplainPayload,
+    integration: Integration,
+    delivery: RememberingDelivery,
+    body: bytes,
+    verdict: str,
+    fields: int,
+) -> None:
+    explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=Payload(body=body))
+
+    assert explanation.verdict == verdict
+    assert explanation.sentence
+    assert len(explanation.trace.fields) == fields
+    assert explanation.preview is None
+    assert delivery.previewed == []
+
+
+@pytest.mark.parametrize(
+    ("values", "state", "verdict"),
+    [
+        ((), "missing", "invalid_signature"),
+        (("x",), "malformed", "invalid_signature"),
+        (("sha256=" + "0" * 64,), "mismatch", "invalid_signature"),
+        (("sha256=" + hmac.new(b"s", GOOD, hashlib.sha256).hexdigest(),), "valid", "accepted"),
+    ],
+)
+async def test_tells_the_state_of_the_signature_and_shows_the_mapping_all_the_same(
+    *,
+    explain: ExplainPayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    values: tuple[str, ...],
+    state: str,
+    verdict: str,
+) -> None:
+    integrations.all[:] = [replace(integration, signing_secrets=("s",))]
+    payload = Payload(body=GOOD, headers={"x-webhook-signature": values})
+
+    explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=payload)
+
+    assert (explanation.signature, explanation.verdict) == (state, verdict)
+    assert explanation.trace.result_of("to") == "+6581230000"
+
+
+async def test_knows_no_integration_of_another_tenant(explain: ExplainPayload, integration: Integration) -> None:
+    with pytest.raises(NotFoundError):
+        await explain(tenant_id="ten_other", integration_id=integration.id, payload=Payload(body=GOOD))
+
+
+@pytest.mark.parametrize("integration_id", ["", "ig_x", "wkh_x", "wkh_" + "u" * 26])
+async def test_knows_nothing_under_what_is_no_id(explain: ExplainPayload, integration_id: str) -> None:
+    with pytest.raises(NotFoundError):
+        await explain(tenant_id="ten_mine", integration_id=integration_id, payload=Payload(body=GOOD))

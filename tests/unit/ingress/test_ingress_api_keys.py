@@ -1,0 +1,102 @@
+"""API keys: asked about once a second at most, refused without a call where the form shows it, never kept."""
+
+from __future__ import annotations
+
+import pytest
+from textway.integrations.v1.registry_service_pb2 import AuthenticateApiKeyRequest, AuthenticateApiKeyResponse
+
+from servicekit.errors import ServiceError, UnavailableError
+from servicekit.ids import new_secret
+from services.ingress.api_keys import ApiKeys
+from services.ingress.errors import InvalidApiKeyError
+from tests.unit.ingress.conftest import StillClock
+
+KEY = new_secret("sk_live", 40)
+
+
+class Registry:
+    """The one method that is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.failure: ServiceError | None = None
+
+    async def AuthenticateApiKey(  # noqa: N802  # the contract's name
+        self,
+        request: AuthenticateApiKeyRequest,
+        timeout: float,  # noqa: ASYNC109  # the stub's argument
+        metadata: object,
+    ) -> AuthenticateApiKeyResponse:
+        self.asked.append(request.api_key)
+        if self.failure:
+            raise self.failure
+        return AuthenticateApiKeyResponse(tenant_id="ten_mine", key_id="key_x")
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def api_keys(registry: Registry, clock: StillClock) -> ApiKeys:
+    return ApiKeys(registry, clock=clock)
+
+
+async def test_asks_again_after_a_second(api_keys: ApiKeys, registry: Registry, clock: StillClock) -> None:
+    tenants = [await api_keys.tenant_of(KEY), await api_keys.tenant_of(KEY)]
+    await clock.sleep(1)
+    tenants.append(await api_keys.tenant_of(KEY))
+
+    assert tenants == ["ten_mine"] * 3
+    assert registry.asked == [KEY, KEY]
+
+
+async def test_refuses_a_revoked_key_after_a_second(api_keys: ApiKeys, registry: Registry, clock: StillClock) -> None:
+    await api_keys.tenant_of(KEY)
+    registry.failure = InvalidApiKeyError()
+    await clock.sleep(1)
+
+    with pytest.raises(InvalidApiKeyError):
+        await api_keys.tenant_of(KEY)
+
+
+@pytest.mark.parametrize(("seconds", "is_known"), [(59, True), (60, False)])
+async def test_goes_on_with_a_known_key_for_a_minute(
+    *, api_keys: ApiKeys, registry: Registry, clock: StillClock, seconds: float, is_known: bool
+) -> None:
+    await api_keys.tenant_of(KEY)
+    registry.failure = UnavailableError("down")
+    await clock.sleep(seconds)
+
+    if is_known:
+        assert await api_keys.tenant_of(KEY) == "ten_mine"
+    else:
+        with pytest.raises(UnavailableError):
+            await api_keys.tenant_of(KEY)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("", "UNAUTHORIZED"),
+        ("sk_test_" + "a" * 40, "UNAUTHORIZED"),
+        (KEY[:-1], "UNAUTHORIZED"),
+        (KEY[:-2] + ("aa" if KEY[-2:] != "aa" else "bb"), "INVALID_API_KEY"),
+    ],
+)
+async def test_refuses_what_can_be_no_key_without_asking(
+    api_keys: ApiKeys, registry: Registry, key: str, reason: str
+) -> None:
+    with pytest.raises(ServiceError) as refusal:
+        await api_keys.tenant_of(key)
+
+    assert refusal.value.reason == reason
+    assert registry.asked == []
+
+
+async def test_keeps_no_key(api_keys: ApiKeys) -> None:
+    await api_keys.tenant_of(KEY)
+
+    assert api_keys._asked == {}
+    assert KEY not in repr(api_keys._answers.__dict__)

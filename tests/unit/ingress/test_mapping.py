@@ -1,0 +1,183 @@
+"""Mapping: recipient, text and reference out of any document, or the one error that says what to change."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from services.ingress.domain import MappingPaths
+from services.ingress.mapping import Trace, compile_mapping, map_payload
+from services.ingress.strict_json import decode
+
+NESTED = MappingPaths(to="customer.phone", text="notification.body", ref="invoiceId", default_region="SG")
+NUMBER = "+6581230000"
+
+
+def mapped(document: object, paths: MappingPaths = NESTED) -> Trace:
+    return map_payload(compile_mapping(paths), decode(json.dumps(document).encode()))
+
+
+def payload(to: object = NUMBER, text: object = "Your invoice is ready", ref: object = "INV-99") -> object:
+    return {"customer": {"phone": to}, "notification": {"body": text}, "invoiceId": ref}
+
+
+def results(trace: Trace) -> tuple[str, str, str]:
+    return trace.result_of("to"), trace.result_of("text"), trace.result_of("ref")
+
+
+def test_maps_a_nested_payload() -> None:
+    trace = mapped(payload())
+
+    assert trace.error is None
+    assert results(trace) == (NUMBER, "Your invoice is ready", "INV-99")
+    assert [(field.field, field.path, field.matches) for field in trace.fields] == [
+        ("to", "customer.phone", 1),
+        ("text", "notification.body", 1),
+        ("ref", "invoiceId", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (payload(to=6581230000), (NUMBER, "Your invoice is ready", "INV-99")),
+        (payload(to="8123 0000"), (NUMBER, "Your invoice is ready", "INV-99")),
+        (payload(to=" +65 8123-0000\n"), (NUMBER, "Your invoice is ready", "INV-99")),
+        (payload(to="+٦٥٨١٢٣٠٠٠٠"), (NUMBER, "Your invoice is ready", "INV-99")),
+        (payload(text=12345678901234567890), (NUMBER, "12345678901234567890", "INV-99")),
+        (payload(text=" kept as it is \r\n"), (NUMBER, " kept as it is \r\n", "INV-99")),
+        (payload(text="😀" * 1600), (NUMBER, "😀" * 1600, "INV-99")),
+        (payload(ref=4821), (NUMBER, "Your invoice is ready", "4821")),
+        (payload(ref=None), (NUMBER, "Your invoice is ready", "")),
+        (payload(ref=""), (NUMBER, "Your invoice is ready", "")),
+        (payload(ref="x" * 64), (NUMBER, "Your invoice is ready", "x" * 64)),
+        ({"customer": {"phone": NUMBER}, "notification": {"body": "x"}}, (NUMBER, "x", "")),
+    ],
+)
+def test_takes_strings_and_numbers_with_every_digit(document: object, expected: tuple[str, str, str]) -> None:
+    trace = mapped(document)
+
+    assert trace.error is None
+    assert results(trace) == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "missing"),
+    [
+        (payload(to=None), ["to"]),
+        (payload(to=""), ["to"]),
+        (payload(to=" \t\u2003"), ["to"]),
+        (payload(text=None), ["text"]),
+        (payload(text=""), ["text"]),
+        (payload(text="  \n"), ["text"]),
+        (payload(to=None, text=None), ["to", "text"]),
+        (payload(to="letters", text=None), ["text"]),
+        ({"customer": "x"}, ["to", "text"]),
+        ([], ["to", "text"]),
+        ("scalar", ["to", "text"]),
+        (None, ["to", "text"]),
+        (5, ["to", "text"]),
+    ],
+)
+def test_tells_what_is_missing_and_where_it_looked(document: object, missing: list[str]) -> None:
+    trace = mapped(document)
+
+    assert trace.error is not None
+    assert trace.error.reason == "MISSING_FIELDS"
+    assert trace.error.extras == {
+        "missing": missing,
+        "tried": {"to": ["customer.phone"], "text": ["notification.body"]},
+    }
+    assert all(field.problem for field in trace.fields if field.field in missing)
+
+
+@pytest.mark.parametrize(
+    ("to", "shown", "reason"),
+    [
+        ("+1800FLOWERS", "+1800FLOWERS", "letters"),
+        ("😀", "😀", "no phone number"),
+        (True, "true", "true or false"),
+        (["+6581230000"], '["+6581230000"]', "an array"),
+        ({"n": 12345678901234567890}, '{"n": 12345678901234567890}', "an object"),
+        (658123000.5, "658123000.5", "digits only"),
+        (-6581230000, "-6581230000", "digits only"),
+        (1e22, "1e+22", "digits only"),
+        (12345678901234567890, "12345678901234567890", "too long"),
+        ("9" * 250, "9" * 64, "longer than 32"),
+        ("+6581230000;ext=5", "+6581230000;ext=5", "letters"),
+        ("+999123456789", "+999123456789", "country code"),
+    ],
+)
+def test_refuses_a_recipient_that_is_no_phone_number(to: object, shown: str, reason: str) -> None:
+    trace = mapped(payload(to=to))
+
+    assert trace.error is not None
+    assert trace.error.reason == "INVALID_RECIPIENT"
+    assert trace.error.extras["to"] == shown
+    assert reason in str(trace.error.extras["reason"])
+    assert trace.result_of("to") == ""
+
+
+def test_refuses_a_number_without_plus_when_there_is_no_region() -> None:
+    trace = mapped({"to": 6581230000, "text": "x"}, MappingPaths(to="to", text="text"))
+
+    assert trace.error is not None
+    assert "plus sign" in str(trace.error.extras["reason"])
+
+
+@pytest.mark.parametrize(
+    ("document", "reason", "extras"),
+    [
+        (payload(text="x" * 1601), "TEXT_TOO_LONG", {"limit": 1600, "length": 1601}),
+        (payload(text="😀" * 1601), "TEXT_TOO_LONG", {"limit": 1600, "length": 1601}),
+        (payload(to="letters", text="x" * 1601), "INVALID_RECIPIENT", None),
+        (payload(text="x" * 1601, ref="x" * 65), "TEXT_TOO_LONG", None),
+        (payload(text=True), "VALIDATION_ERROR", ["notification.body"]),
+        (payload(text=["x"]), "VALIDATION_ERROR", ["notification.body"]),
+        (payload(text={"a": "x"}, ref="x" * 65), "VALIDATION_ERROR", ["notification.body", "invoiceId"]),
+        (payload(ref="x" * 65), "VALIDATION_ERROR", ["invoiceId"]),
+        (payload(ref=False), "VALIDATION_ERROR", ["invoiceId"]),
+        (payload(ref={}), "VALIDATION_ERROR", ["invoiceId"]),
+    ],
+)
+def test_tells_what_is_wrong_with_text_and_reference(document: object, reason: str, extras: object) -> None:
+    error = mapped(document).error
+
+    assert error is not None
+    assert error.reason == reason
+    if isinstance(extras, dict):
+        assert error.extras == extras
+    elif extras:
+        issues = error.extras["issues"]
+        assert isinstance(issues, list)
+        assert [issue["path"] for issue in issues] == extras
+
+
+SEVERAL = MappingPaths(to="people[*].phone", text="lines[*]", ref="refs[*]")
+
+
+def test_takes_the_first_match_for_text_and_reference() -> None:
+    trace = mapped({"people": [{"phone": NUMBER}], "lines": ["first", "second"], "refs": ["a", "b"]}, SEVERAL)
+
+    assert results(trace) == (NUMBER, "first", "a")
+    assert [field.matches for field in trace.fields] == [1, 2, 2]
+
+
+def test_refuses_to_choose_between_several_recipients() -> None:
+    trace = mapped({"people": [{"phone": NUMBER}, {"phone": "+6581230001"}], "lines": ["x"]}, SEVERAL)
+
+    assert trace.error is not None
+    assert trace.error.reason == "INVALID_RECIPIENT"
+    assert "one message goes to one number" in trace.error.message
+
+
+def test_takes_one_recipient_that_is_found_twice() -> None:
+    trace = mapped({"people": [{"phone": NUMBER}, {"phone": NUMBER}], "lines": ["x"]}, SEVERAL)
+
+    assert trace.error is None
+    assert trace.result_of("to") == NUMBER
+
+
+def test_compiles_equal_paths_once() -> None:
+    assert compile_mapping(MappingPaths(to="a.b", text="c")) is compile_mapping(MappingPaths(to="a.b", text="c"))

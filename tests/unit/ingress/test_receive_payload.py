@@ -1,0 +1,275 @@
+"""Receiving: a good payload becomes one message; nothing else does, and its sender is told why."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from servicekit.errors import ServiceError
+from servicekit.ids import new_secret
+from services.ingress.domain import MAX_BODY_BYTES, IngressKey, Integration, MappingPaths, Payload
+from services.ingress.receive_payload import ReceivePayload
+from tests.unit.ingress.conftest import NOW, KnownIntegrations, RememberingDelivery, StillClock
+
+GOOD = b'{"to":"+6581230000","text":"Order #4821 confirmed","ref":"4821"}'
+
+
+@pytest.fixture
+def receive(
+    integrations: KnownIntegrations, delivery: RememberingDelivery, clock: StillClock, integration: Integration
+) -> ReceivePayload:
+    integrations.all.append(integration)
+    return ReceivePayload(integrations=integrations, outbox=delivery, clock=clock)
+
+
+async def refusal_of(receive: ReceivePayload, key: str, payload: Payload) -> ServiceError:
+    with pytest.raises(ServiceError) as refusal:
+        await receive(ingress_key=key, payload=payload)
+    return refusal.value
+
+
+async def test_submits_the_message_that_a_payload_means(
+    receive: ReceivePayload, ingress_key: str, integration: Integration, delivery: RememberingDelivery
+) -> None:
+    received = await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
+
+    (message,) = delivery.submitted
+    assert received.message == message
+    assert (message.tenant_id, message.integration_id) == (integration.tenant_id, integration.id)
+    assert (message.to, message.text, message.ref) == ("+6581230000", "Order #4821 confirmed", "4821")
+    assert received.accepted.status == "queued"
+
+
+def sized(size: int) -> bytes:
+    body = b'{"to":"+6581230000","text":"x","pad":""}'
+    return body[:-2] + b"x" * (size - len(body)) + body[-2:]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(sized(MAX_BODY_BYTES), id="of exactly the limit"),
+        pytest.param(b"\xef\xbb\xbf" + GOOD, id="with a BOM"),
+        pytest.param(b'{"to":6581230000,"text":"x"}', id="number as recipient"),
+        pytest.param(json.dumps({"to": "+6581230000", "text": "x" * 1600}).encode(), id="1600 characters"),
+        pytest.param(json.dumps({"to": "+6581230000", "text": "x", "ref": "r" * 64}).encode(), id="ref of 64"),
+    ],
+)
+async def test_accepts_what_is_just_within_the_rules(
+    receive: ReceivePayload, ingress_key: str, delivery: RememberingDelivery, body: bytes
+) -> None:
+    await receive(ingress_key=ingress_key, payload=Payload(body=body))
+
+    assert len(delivery.submitted) == 1
+
+
+def with_fields(**fields: object) -> bytes:
+    return json.dumps({"to": "+6581230000", "text": "x"} | fields).encode()
+
+
+BAD_INPUT = [
+    ("empty body", b"", "INVALID_JSON"),
+    ("only blanks", b" \n ", "INVALID_JSON"),
+    ("truncated", GOOD[:-3], "INVALID_JSON"),
+    ("two documents", GOOD + GOOD, "INVALID_JSON"),
+    ("NaN", b'{"to":"+6581230000","text":NaN}', "INVALID_JSON"),
+    ("Infinity", b'{"to":"+6581230000","text":-Infinity}', "INVALID_JSON"),
+    ("duplicate keys", b'{"to":"+6581230000","text":"x","text":"y"}', "INVALID_JSON"),
+    ("duplicate keys after unescaping", rb'{"to":"+6581230000","text":"x","\u0074ext":"y"}', "INVALID_JSON"),
+    ("depth 65", b'{"to":"+6581230000","text":"x","deep":' + b"[" * 64 + b"]" * 64 + b"}", "INVALID_JSON"),
+    ("invalid UTF-8", b'{"to":"+6581230000","text":"\xff"}', "INVALID_JSON"),
+    ("encoded surrogate", b'{"to":"+6581230000","text":"\xed\xa0\x80"}', "INVALID_JSON"),
+    ("lone surrogate", rb'{"to":"+6581230000","text":"\ud800"}', "INVALID_JSON"),
+    ("U+0000", rb'{"to":"+6581230000","text":"\u0000"}', "INVALID_JSON"),
+    ("UTF-16", GOOD.decode().encode("utf-16"), "INVALID_JSON"),
+    ("UTF-16 without a mark", GOOD.decode().encode("utf-16-be"), "INVALID_JSON"),
+    ("single quotes", b"{'to':'+6581230000','text':'x'}", "INVALID_JSON"),
+    ("trailing comma", b'{"to":"+6581230000","text":"x",}', "INVALID_JSON"),
+    ("form", b"to=%2B6581230000&text=x", "INVALID_JSON"),
+    ("gzip without saying so", gzip.compress(GOOD), "INVALID_JSON"),
+    ("array as root", b'["+6581230000","x"]', "MISSING_FIELDS"),
+    ("string as root", b'"x"', "MISSING_FIELDS"),
+    ("number as root", b"5", "MISSING_FIELDS"),
+    ("null as root", b"null", "MISSING_FIELDS"),
+    ("no recipient", b'{"text":"x"}', "MISSING_FIELDS"),
+    ("blank text", with_fields(text="  "), "MISSING_FIELDS"),
+    ("one byte too many", sized(MAX_BODY_BYTES + 1), "PAYLOAD_TOO_LARGE"),
+    ("300 KB of brackets", b"[" * 307_200, "PAYLOAD_TOO_LARGE"),
+    ("20-digit integer as recipient", b'{"to":12345678901234567890,"text":"x"}', "INVALID_RECIPIENT"),
+    ("letter number", with_fields(to="+1800FLOWERS"), "INVALID_RECIPIENT"),
+    ("emoji as recipient", with_fields(to="😀"), "INVALID_RECIPIENT"),
+    ("object as recipient", with_fields(to={}), "INVALID_RECIPIENT"),
+    ("1601 characters", with_fields(text="x" * 1601), "TEXT_TOO_LONG"),
+    ("object as text", with_fields(text={}), "VALIDATION_ERROR"),
+    ("ref of 65", with_fields(ref="r" * 65), "VALIDATION_ERROR"),
+]
+
+
+@pytest.mark.parametrize(("body", "reason"), [pytest.param(body, reason, id=name) for name, body, reason in BAD_INPUT])
+async def test_refuses_bad_input_and_submits_nothing(
+    receive: ReceivePayload, ingress_key: str, delivery: RememberingDelivery, body: bytes, reason: str
+) -> None:
+    refusal = await refusal_of(receive, ingress_key, Payload(body=body))
+
+    assert refusal.reason == reason
+    assert delivery.submitted == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "x", "identity, gzip"])
+async def test_never_inflates_a_body(
+    receive: ReceivePayload, ingress_key: str, delivery: RememberingDelivery, encoding: str
+) -> None:
+    payload = Payload(body=gzip.compress(GOOD), headers={"content-encoding": (encoding,)})
+
+    refusal = await refusal_of(receive, ingress_key, payload)
+
+    assert refusal.reason == "UNSUPPORTED_ENCODING"
+    assert delivery.submitted == []
+
+
+async def test_takes_a_body_that_says_it_is_not_encoded(receive: ReceivePayload, ingress_key: str) -> None:
+    payload = Payload(body=GOOD, headers={"content-encoding": ("Identity",)})
+
+    received = await receive(ingress_key=ingress_key, payload=payload)
+
+    assert received.message.ref == "4821"
+
+
+@pytest.mark.parametrize("key", ["", "ig_", "ig_short", "wkh_" + "x" * 32, "ig_" + "é" * 32, "sk_live_" + "a" * 40])
+async def test_refuses_what_is_no_key_without_looking_for_it(
+    receive: ReceivePayload, integrations: KnownIntegrations, key: str
+) -> None:
+    refusal = await refusal_of(receive, key, Payload(body=GOOD))
+
+    assert refusal.reason == "NOT_FOUND"
+    assert integrations.lookups == 0
+
+
+async def test_refuses_a_key_with_a_wrong_checksum_without_looking_for_it(
+    receive: ReceivePayload, ingress_key: str, integrations: KnownIntegrations
+) -> None:
+    mistyped = ingress_key[:-1] + ("a" if ingress_key[-1] != "a" else "b")
+
+    refusal = await refusal_of(receive, mistyped, Payload(body=GOOD))
+
+    assert refusal.reason == "NOT_FOUND"
+    assert integrations.lookups == 0
+
+
+async def test_refuses_an_unknown_key_as_it_refuses_a_mistyped_one(receive: ReceivePayload) -> None:
+    unknown = await refusal_of(receive, new_secret("ig", 32), Payload(body=GOOD))
+    mistyped = await refusal_of(receive, "ig_nothing", Payload(body=GOOD))
+
+    assert (unknown.reason, unknown.message) == (mistyped.reason, mistyped.message)
+
+
+async def test_takes_a_rotated_key_until_it_expires_and_not_a_moment_longer(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    clock: StillClock,
+    delivery: RememberingDelivery,
+) -> None:
+    key = IngressKey(sha256=hashlib.sha256(ingress_key.encode()).digest(), expires_at=NOW + timedelta(seconds=10))
+    integrations.all[:] = [replace(integration, ingress_keys=(key,))]
+
+    clock.time = NOW + timedelta(seconds=9.999)
+    await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
+    clock.time = NOW + timedelta(seconds=10)
+    refusal = await refusal_of(receive, ingress_key, Payload(body=GOOD))
+
+    assert refusal.reason == "NOT_FOUND"
+    assert len(delivery.submitted) == 1
+
+
+async def test_refuses_a_suspended_tenant(
+    receive: ReceivePayload, integrations: KnownIntegrations, integration: Integration, ingress_key: str
+) -> None:
+    integrations.all[:] = [replace(integration, tenant_active=False)]
+
+    refusal = await refusal_of(receive, ingress_key, Payload(body=GOOD))
+
+    assert refusal.reason == "TENANT_INACTIVE"
+
+
+def signature(secret: str, body: bytes) -> tuple[str, ...]:
+    return (f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}",)
+
+
+@pytest.mark.parametrize("secret", ["new", "old"])
+async def test_takes_a_payload_signed_by_any_current_secret(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+    secret: str,
+) -> None:
+    integrations.all[:] = [replace(integration, signing_secrets=("new", "old"), signing_header="X-Shop-Signature")]
+    payload = Payload(body=GOOD, headers={"x-shop-signature": signature(secret, GOOD)})
+
+    await receive(ingress_key=ingress_key, payload=payload)
+
+    assert len(delivery.submitted) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        ({}, "missing"),
+        ({"x-webhook-signature": signature("new", GOOD)}, "missing"),
+        ({"x-shop-signature": ("nonsense",)}, "malformed"),
+        ({"x-shop-signature": signature("new", GOOD) * 2}, "malformed"),
+        ({"x-shop-signature": signature("revoked", GOOD)}, "mismatch"),
+        ({"x-shop-signature": signature("new", json.dumps(json.loads(GOOD)).encode())}, "mismatch"),
+    ],
+)
+async def test_refuses_an_unsigned_payload_before_anything_parses_it(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+    headers: dict[str, tuple[str, ...]],
+    problem: str,
+) -> None:
+    integrations.all[:] = [replace(integration, signing_secrets=("new", "old"), signing_header="X-Shop-Signature")]
+
+    for body in (GOOD, b"no JSON"):
+        refusal = await refusal_of(receive, ingress_key, Payload(body=body, headers=headers))
+
+        assert refusal.reason == "INVALID_SIGNATURE"
+        if body == GOOD:
+            assert refusal.extras == {"reason": problem}
+    assert delivery.submitted == []
+
+
+async def test_answers_unavailable_for_an_integration_whose_paths_can_not_be_used(
+    receive: ReceivePayload, integrations: KnownIntegrations, integration: Integration, ingress_key: str
+) -> None:
+    integrations.all[:] = [replace(integration, paths=MappingPaths(to="$..to", text="text"))]
+
+    refusal = await refusal_of(receive, ingress_key, Payload(body=GOOD))
+
+    assert refusal.reason == "UNAVAILABLE"
+    assert refusal.retry_after_seconds == 60
+
+
+async def test_logs_one_line_without_key_text_or_full_number(receive: ReceivePayload, ingress_key: str) -> None:
+    with capture_logs() as lines:
+        await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
+
+    (line,) = lines
+    assert line["to"] == "*******0000"
+    assert not any(secret in str(line) for secret in (ingress_key, "Order #4821", "+6581230000"))

@@ -1,0 +1,204 @@
+"""What may be saved, and what a user is told about what may not."""
+
+from __future__ import annotations
+
+import pytest
+
+from servicekit.errors import ValidationError
+from servicekit.json_paths import compile_path
+from services.integrations import validation
+from services.integrations.domain import IntegrationChanges
+from services.integrations.load_presets import presets
+
+
+def kept(**fields):
+    return validation.changed_fields(IntegrationChanges(**fields))
+
+
+def issues_of(**fields):
+    with pytest.raises(ValidationError) as caught:
+        kept(**fields)
+    return caught.value.issues
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("shop", "shop"),
+        ("  shop\t", "shop"),
+        ("x" * 100, "x" * 100),
+        ("注文 システム", "注文 システム"),
+        ("a\u3000b", "a\u3000b"),
+        ("👩‍👧", "👩‍👧"),
+    ],
+)
+def test_keeps_a_name_trimmed(given, name):
+    assert kept(name=given).name == name
+
+
+@pytest.mark.parametrize("name", ["", " \n ", "x" * 101, "a\x00b", "a\nb", "a\u202eb", "\u200d", "\ue000"])
+def test_refuses_a_name(name):
+    assert [issue.path for issue in issues_of(name=name)] == ["name"]
+
+
+@pytest.mark.parametrize("path", ["to", "customer.phone", "items[-1]", '["odd key"].x', "$.a[*].b"])
+def test_keeps_a_path_as_it_was_written(path):
+    assert kept(to_path=path, text_path=path, ref_path=path) == IntegrationChanges(
+        to_path=path, text_path=path, ref_path=path
+    )
+
+
+@pytest.mark.parametrize("path", ["a[", "$..*", "$.s * $.n", "a[?(@.b =~ '(x+)+y')]", ".".join("a" * 17), "a" * 257])
+def test_refuses_a_path_that_can_not_be_used_and_says_which(path):
+    issues = issues_of(to_path=path, text_path=path, ref_path=path)
+
+    assert [issue.path for issue in issues] == ["toPath", "textPath", "refPath"]
+    assert all(len(issue.message) > 10 for issue in issues)
+
+
+def test_only_the_reference_may_have_no_path():
+    assert kept(ref_path="").ref_path == ""
+    assert [issue.path for issue in issues_of(to_path="", text_path=" ")] == ["toPath", "textPath"]
+
+
+@pytest.mark.parametrize("secret", ["", "x" * 8, "x" * 256, "é" * 8])
+def test_keeps_a_signing_secret(secret):
+    assert kept(signing_secret=secret).signing_secret == secret
+
+
+@pytest.mark.parametrize("secret", ["canary7", "canary" * 43])
+def test_refuses_a_signing_secret_without_repeating_it(secret):
+    (issue,) = issues_of(signing_secret=secret)
+
+    assert issue.path == "signingSecret"
+    assert "canary" not in issue.message
+
+
+@pytest.mark.parametrize("header", ["X-Webhook-Signature", "x-hub-signature-256", "X_Sig", "a" * 64])
+def test_keeps_a_signing_header(header):
+    assert kept(signing_header=header).signing_header == header
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "a" * 65,
+        "X Sig",
+        "X-Sig:",
+        "X-Sig\n",
+        "Ünicode",
+        "Host",
+        "content-length",
+        "Content-Type",
+        "Transfer-Encoding",
+        "Connection",
+        "AUTHORIZATION",
+        "cookie",
+        "TE",
+        "User-Agent",
+        "X-Envoy-Original-Path",
+        "grpc-status",
+        ":path",
+        "X-Signature-Bin",
+    ],
+)
+def test_refuses_a_signing_header(header):
+    assert [issue.path for issue in issues_of(signing_header=header)] == ["signingHeader"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "https://example.com", "http://example.com:8080/a?b=c", "https://[::1]/x", "https://e.example/" + "x" * 2030],
+)
+def test_keeps_an_outbound_url(url):
+    assert kept(outbound_url=url).outbound_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "example.com",
+        "//example.com/x",
+        "ftp://example.com",
+        "javascript:alert(1)",
+        "https://",
+        "https:///path",
+        "https://:80/",
+        "https://user@example.com/",
+        "https://user:password@example.com/",
+        "https://@example.com/",
+        "https://example.com/#here",
+        "https://example.com/#",
+        "https://example.com:99999/",
+        "https://[::1/",
+        "https://exa mple.com/",
+        "https://example.com/\n",
+        "https://example.com\\@evil.example/",
+        "https://e.example/" + "x" * 2031,
+        "https://e.example/" + "é" * 1020,
+    ],
+)
+def test_refuses_an_outbound_url(url):
+    assert [issue.path for issue in issues_of(outbound_url=url)] == ["outboundUrl"]
+
+
+@pytest.mark.parametrize(("given", "region"), [("", ""), ("SG", "SG"), ("sg", "SG"), ("Gb", "GB")])
+def test_keeps_a_region_in_upper_case(given, region):
+    assert kept(default_region=given).default_region == region
+
+
+@pytest.mark.parametrize("region", ["XX", "SGP", "65", " SG", "001", "ß"])
+def test_refuses_a_region(region):
+    assert [issue.path for issue in issues_of(default_region=region)] == ["defaultRegion"]
+
+
+def test_a_new_integration_gets_the_presets_defaults():
+    made = validation.new_integration(IntegrationChanges(name="shop", text_path="body"), presets())
+
+    assert made == IntegrationChanges(
+        name="shop",
+        preset="generic",
+        to_path="to",
+        text_path="body",
+        ref_path="ref",
+        signing_header="X-Webhook-Signature",
+        outbound_url="",
+        default_region="",
+    )
+
+
+@pytest.mark.parametrize("preset", ["", "Generic", "../generic", "nope"])
+def test_an_unknown_preset_is_answered_with_the_known_ones(preset):
+    with pytest.raises(ValidationError) as caught:
+        validation.new_integration(IntegrationChanges(name="", preset=preset), presets())
+
+    assert [issue.path for issue in caught.value.issues] == ["preset", "name"]
+    assert "generic" in caught.value.issues[0].message
+
+
+def test_every_preset_can_be_used():
+    for preset in presets().values():
+        made = validation.new_integration(
+            IntegrationChanges(
+                name="x",
+                to_path=preset.to_path,
+                text_path=preset.text_path,
+                ref_path=preset.ref_path,
+                signing_header=preset.signing_header,
+            ),
+            presets(),
+        )
+        assert compile_path(made.to_path or "").text == preset.to_path
+
+
+def test_a_preset_file_with_a_field_too_many_is_a_defect(tmp_path):
+    (tmp_path / "odd.toml").write_text('toPath="a"\ntextPath="b"\nrefPath=""\nsigningHeader="X"\nextra=1\n')
+
+    with pytest.raises(ValueError, match="extra"):
+        presets(tmp_path)
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(None, 86_400), (0, 0), (604_800, 604_800)])
+def test_takes_an_overlap(asked, seconds):
+    assert validation.overlap_seconds(asked) == seconds
