@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import filecmp
 import importlib.resources
+import os
 import shutil
 import sys
 import tempfile
@@ -34,7 +35,11 @@ def main() -> int:
         return 0
     if arguments.check:
         return _check()
-    _write_stubs(GENERATED)
+    with tempfile.TemporaryDirectory() as folder:
+        # Only what was written as a whole replaces what is there.
+        _write_stubs(Path(folder))
+        shutil.rmtree(GENERATED / "textway", ignore_errors=True)
+        shutil.copytree(Path(folder) / "textway", GENERATED / "textway")
     for path, text in _documents().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -42,8 +47,6 @@ def main() -> int:
 
 
 def _write_stubs(target: Path) -> None:
-    shutil.rmtree(target / "textway", ignore_errors=True)
-    target.mkdir(parents=True, exist_ok=True)
     _protoc(
         f"--python_out={target}", f"--grpc_python_out={target}", f"--mypy_out={target}", f"--mypy_grpc_out={target}"
     )
@@ -52,6 +55,8 @@ def _write_stubs(target: Path) -> None:
 def _protoc(*outputs: str) -> None:
     well_known = importlib.resources.files("grpc_tools") / "_proto"
     annotations = Path(str(annotations_pb2.__file__)).parent.parent.parent
+    # The type plug-ins are programs beside this interpreter.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     files = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
     status = protoc.main(["protoc", f"-I{PROTO}", f"-I{annotations}", f"-I{well_known}", *outputs, *files])
     if status:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import grpc
 
@@ -14,6 +13,7 @@ MAX_METADATA_BYTES: Final = 65_536
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 _OPTIONS: Final = (
     # grpc refuses headers beyond 8 KiB at random unless told otherwise, and Envoy lets 16 KiB through.
@@ -36,7 +36,13 @@ def open_channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=_OPTIONS)
 
 
-async def call(method: Callable[..., Any], request: Request, *, part: str, timeout_seconds: float) -> Any:
+async def call(
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+    request: Request,
+    *,
+    part: str,
+    timeout_seconds: float,
+) -> Response:
     """Make one unary call; raise a ServiceError when it fails, in which `part` names who was called."""
     try:
         return await method(request, timeout=timeout_seconds, metadata=_metadata())

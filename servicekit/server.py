@@ -102,8 +102,7 @@ class RunningServer:
         # First the listener: services in one process call each other as they start. Callers from outside wait for
         # SERVING.
         await server.start()
-        for service in services:
-            await service.start()
+        await _start_all(services)
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         addresses = {service.name: bound[service.listen] for service in services}
@@ -137,6 +136,18 @@ async def serve_until_signal(services: Sequence[Service], settings: ProcessSetti
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):
                 loop.remove_signal_handler(number)
+
+
+async def _start_all(services: Sequence[Service]) -> None:
+    started: list[Service] = []
+    try:
+        for service in services:
+            await service.start()
+            started.append(service)
+    except BaseException:
+        for service in reversed(started):
+            await service.stop()
+        raise
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import uvloop
@@ -18,6 +18,8 @@ from services.launcher import laptop, operating, sending
 from services.launcher.parts import PARTS
 from services.launcher.settings import LauncherSettings
 
+Result = TypeVar("Result")
+
 PART_NAMES = click.Choice(list(PARTS))
 
 
@@ -28,6 +30,7 @@ def cli() -> None:
 
     Settings come from the environment (TEXTWAY_...); docs/configuration.md lists them.
     """
+    logs.configure(service="textway", level="warning")
 
 
 @cli.command()
@@ -132,7 +135,7 @@ def rotate_key_ring() -> None:
     click.echo("every secret is encrypted with the new key")
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(work)
 
 

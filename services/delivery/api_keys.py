@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from textway.integrations.v1 import registry_service_pb2, registry_service_pb2_grpc
-
 from servicekit import clients
 from servicekit.clock import Clock
 from servicekit.fresh_cache import FreshCache
+from textway.integrations.v1 import registry_service_pb2, registry_service_pb2_grpc
 
 FRESH_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 60.0

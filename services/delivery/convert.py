@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from textway.delivery.v1 import message_pb2, messages_service_pb2, submission_service_pb2
 
 from servicekit import phone_numbers
 from servicekit.clock import to_milliseconds
@@ -15,6 +14,7 @@ from servicekit.paging import PageRequest, page_request, page_token
 from services.delivery.accept_messages import Submission, checked_submission
 from services.delivery.domain import Message, MessageFilter, NewMessage, Status
 from services.delivery.timeline import Step
+from textway.delivery.v1 import message_pb2, messages_service_pb2, submission_service_pb2
 
 
 def wanted_message(tenant_id: str, request: messages_service_pb2.SendMessageRequest) -> Submission:

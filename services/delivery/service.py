@@ -9,13 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from textway.delivery.v1 import (
-    messages_service_pb2,
-    messages_service_pb2_grpc,
-    submission_service_pb2,
-    submission_service_pb2_grpc,
-)
-from textway.integrations.v1 import registry_service_pb2_grpc
 
 from servicekit import clients, migrations
 from servicekit.clock import Clock
@@ -30,6 +23,13 @@ from services.delivery.servicer import MessagesServicer, SubmissionServicer
 from services.delivery.settings import DeliverySettings
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.worker import Worker
+from textway.delivery.v1 import (
+    messages_service_pb2,
+    messages_service_pb2_grpc,
+    submission_service_pb2,
+    submission_service_pb2_grpc,
+)
+from textway.integrations.v1 import registry_service_pb2_grpc
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "delivery_schema_version"

@@ -5,13 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from textway.delivery.v1 import (
-    message_pb2,
-    messages_service_pb2,
-    messages_service_pb2_grpc,
-    submission_service_pb2,
-    submission_service_pb2_grpc,
-)
 
 from servicekit import calls
 from servicekit.clock import Clock
@@ -25,6 +18,13 @@ from services.delivery.domain import Message
 from services.delivery.sms_text import measure
 from services.delivery.store import CancelResult, MessageStore
 from services.delivery.timeline import timeline
+from textway.delivery.v1 import (
+    message_pb2,
+    messages_service_pb2,
+    messages_service_pb2_grpc,
+    submission_service_pb2,
+    submission_service_pb2_grpc,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from textway.integrations.v1.registry_service_pb2 import AuthenticateApiKeyRequest
-from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
-
 from servicekit import clients
 from servicekit.clock import Clock
 from servicekit.errors import UnauthorizedError
 from servicekit.fresh_cache import FreshCache
 from servicekit.ids import has_secret_form, has_valid_checksum
 from services.ingress.errors import InvalidApiKeyError
+from textway.integrations.v1 import registry_service_pb2_grpc
+from textway.integrations.v1.registry_service_pb2 import AuthenticateApiKeyRequest
 
 KEY_PREFIX: Final = "sk_live"
 KEY_LENGTH: Final = 40
@@ -25,7 +24,7 @@ CALL_SECONDS: Final = 2.0
 class ApiKeys:
     """Tells whose a key is. A revoked key is refused within a second; while Integrations is down, within a minute."""
 
-    def __init__(self, registry: RegistryServiceStub, *, clock: Clock) -> None:
+    def __init__(self, registry: registry_service_pb2_grpc.RegistryServiceAsyncStub, *, clock: Clock) -> None:
         self._registry = registry
         # Answers are remembered by the key's hash; the key itself is held only while it is asked about.
         self._asked: dict[bytes, str] = {}

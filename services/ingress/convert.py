@@ -8,10 +8,6 @@ from urllib.parse import unquote
 
 import grpc
 from google.api.httpbody_pb2 import HttpBody
-from textway.delivery.v1 import submission_service_pb2 as delivery
-from textway.ingress.v1 import health_service_pb2 as health_v1
-from textway.ingress.v1 import ingress_service_pb2 as ingress_v1
-from textway.integrations.v1 import registry_service_pb2 as registry
 
 from servicekit import calls
 from servicekit.clock import from_milliseconds
@@ -22,6 +18,10 @@ from services.ingress.explain_payload import Explanation
 from services.ingress.mapping import FieldTrace
 from services.ingress.receive_payload import ReceivedPayload
 from services.ingress.strict_json import render
+from textway.delivery.v1 import submission_service_pb2 as delivery
+from textway.ingress.v1 import health_service_pb2 as health_v1
+from textway.ingress.v1 import ingress_service_pb2 as ingress_v1
+from textway.integrations.v1 import registry_service_pb2 as registry
 
 FOUND_SHOWN = 200
 

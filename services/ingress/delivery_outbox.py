@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Final
 
 import structlog
-from textway.delivery.v1.submission_service_pb2 import PreviewMessageRequest, SubmitMessagesRequest
-from textway.delivery.v1.submission_service_pb2_grpc import SubmissionServiceStub
 
 from servicekit import clients
 from servicekit.batching import Batcher
 from servicekit.errors import RemoteError, UnavailableError
 from services.ingress import convert
 from services.ingress.domain import AcceptedMessage, NewMessage, Preview
+from textway.delivery.v1 import submission_service_pb2_grpc
+from textway.delivery.v1.submission_service_pb2 import PreviewMessageRequest, SubmitMessagesRequest
 
 MAX_MESSAGES_PER_CALL: Final = 200
 CALLS_AT_ONCE: Final = 4
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 class DeliveryOutbox:
     """Submits messages so that their senders can be told that they are on disk, and asks for previews."""
 
-    def __init__(self, delivery: SubmissionServiceStub) -> None:
+    def __init__(self, delivery: submission_service_pb2_grpc.SubmissionServiceAsyncStub) -> None:
         self._delivery = delivery
         self._batcher: Batcher[NewMessage, AcceptedMessage | RemoteError] = Batcher(
             self._submit_together, max_size=MAX_MESSAGES_PER_CALL, concurrency=CALLS_AT_ONCE

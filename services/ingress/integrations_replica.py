@@ -11,18 +11,18 @@ from typing import Any, Final
 import grpc
 import structlog
 import tenacity
-from textway.integrations.v1.registry_service_pb2 import (
-    ResolveIngressKeyRequest,
-    WatchIntegrationsRequest,
-    WatchIntegrationsResponse,
-)
-from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from servicekit import clients
 from servicekit.clock import Clock
 from servicekit.errors import Kind, NotFoundError, RemoteError, UnavailableError
 from services.ingress import convert
 from services.ingress.domain import Integration
+from textway.integrations.v1 import registry_service_pb2_grpc
+from textway.integrations.v1.registry_service_pb2 import (
+    ResolveIngressKeyRequest,
+    WatchIntegrationsRequest,
+    WatchIntegrationsResponse,
+)
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -46,7 +46,7 @@ class IntegrationsReplica:
 
     def __init__(
         self,
-        registry: RegistryServiceStub,
+        registry: registry_service_pb2_grpc.RegistryServiceAsyncStub,
         *,
         clock: Clock,
         known_for_seconds: float,

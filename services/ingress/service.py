@@ -6,11 +6,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import grpc
-from textway.delivery.v1.submission_service_pb2_grpc import SubmissionServiceStub
-from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
-from textway.ingress.v1.health_service_pb2_grpc import add_HealthServiceServicer_to_server
-from textway.ingress.v1.ingress_service_pb2_grpc import add_IngressServiceServicer_to_server
-from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from servicekit.clients import open_channel
 from servicekit.clock import Clock
@@ -23,6 +18,11 @@ from services.ingress.part_health import PartHealth
 from services.ingress.receive_payload import ReceivePayload
 from services.ingress.servicer import HealthServicer, IngressServicer
 from services.ingress.settings import IngressSettings
+from textway.delivery.v1.submission_service_pb2_grpc import SubmissionServiceStub
+from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
+from textway.ingress.v1.health_service_pb2_grpc import add_HealthServiceServicer_to_server
+from textway.ingress.v1.ingress_service_pb2_grpc import add_IngressServiceServicer_to_server
+from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 FIRST_SNAPSHOT_SECONDS: Final = 5.0
 

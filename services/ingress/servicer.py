@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import grpc
-from textway.ingress.v1 import health_service_pb2 as health_v1
-from textway.ingress.v1 import ingress_service_pb2 as ingress_v1
-from textway.ingress.v1.health_service_pb2_grpc import HealthServiceServicer
-from textway.ingress.v1.ingress_service_pb2_grpc import IngressServiceServicer
 
 from servicekit import calls
 from services.ingress import convert
 from services.ingress.check_readiness import CheckReadiness
 from services.ingress.explain_payload import ExplainPayload
 from services.ingress.receive_payload import ReceivePayload
+from textway.ingress.v1 import health_service_pb2 as health_v1
+from textway.ingress.v1 import ingress_service_pb2 as ingress_v1
+from textway.ingress.v1.health_service_pb2_grpc import HealthServiceServicer
+from textway.ingress.v1.ingress_service_pb2_grpc import IngressServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from servicekit.clock import to_milliseconds
+from services.integrations.domain import ApiKey, Integration, IntegrationChanges, Tenant
+from services.integrations.manage_integrations import IntegrationList, Rotation
+from services.integrations.watch_integrations import Update
 from textway.integrations.v1 import (
     integration_pb2,
     integrations_service_pb2,
     keys_service_pb2,
     registry_service_pb2,
 )
-
-from servicekit.clock import to_milliseconds
-from services.integrations.domain import ApiKey, Integration, IntegrationChanges, Tenant
-from services.integrations.manage_integrations import IntegrationList, Rotation
-from services.integrations.watch_integrations import Update
 
 WholeRequest = integrations_service_pb2.CreateIntegrationRequest | integrations_service_pb2.ReplaceIntegrationRequest
 

@@ -8,10 +8,6 @@ from typing import Final
 
 import grpc
 import structlog
-from textway.integrations.v1 import integrations_service_pb2, keys_service_pb2, registry_service_pb2
-from textway.integrations.v1.integrations_service_pb2_grpc import add_IntegrationsServiceServicer_to_server
-from textway.integrations.v1.keys_service_pb2_grpc import add_KeysServiceServicer_to_server
-from textway.integrations.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
 from servicekit import migrations
 from servicekit.clock import Clock
@@ -30,6 +26,10 @@ from services.integrations.sql_store import SqlIntegrationStore, holds_secrets
 from services.integrations.sql_tenant_store import SqlTenantStore
 from services.integrations.watch_integrations import WatchIntegrations
 from services.integrations.watchers import Broadcaster
+from textway.integrations.v1 import integrations_service_pb2, keys_service_pb2, registry_service_pb2
+from textway.integrations.v1.integrations_service_pb2_grpc import add_IntegrationsServiceServicer_to_server
+from textway.integrations.v1.keys_service_pb2_grpc import add_KeysServiceServicer_to_server
+from textway.integrations.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "integrations_schema_version"

@@ -7,11 +7,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
-from textway.integrations.v1 import integration_pb2, keys_service_pb2, registry_service_pb2
-from textway.integrations.v1 import integrations_service_pb2 as public_pb2
-from textway.integrations.v1.integrations_service_pb2_grpc import IntegrationsServiceServicer
-from textway.integrations.v1.keys_service_pb2_grpc import KeysServiceServicer
-from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceServicer
 
 from servicekit import calls
 from services.integrations import convert
@@ -19,6 +14,11 @@ from services.integrations.authenticate import Authenticator
 from services.integrations.manage_integrations import ManageIntegrations
 from services.integrations.manage_tenants import ManageTenants
 from services.integrations.watch_integrations import WatchIntegrations
+from textway.integrations.v1 import integration_pb2, keys_service_pb2, registry_service_pb2
+from textway.integrations.v1 import integrations_service_pb2 as public_pb2
+from textway.integrations.v1.integrations_service_pb2_grpc import IntegrationsServiceServicer
+from textway.integrations.v1.keys_service_pb2_grpc import KeysServiceServicer
+from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceServicer
 
 # grpc does not say what a context is for; requests and responses are typed.
 Context = grpc.aio.ServicerContext[Any, Any]

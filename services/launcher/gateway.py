@@ -13,6 +13,7 @@ import envoy
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
+
 from textway.delivery.v1 import messages_service_pb2
 from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
 from textway.integrations.v1 import integrations_service_pb2

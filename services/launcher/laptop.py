@@ -89,7 +89,7 @@ def _only_one(lock_file: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SettingsError(
-            f"{ENV_PREFIX}DATA_DIR: another `textway up` is using {lock_file.parent.parent}: stop it or name another folder"
+            f"{ENV_PREFIX}DATA_DIR: another `textway up` is using {lock_file.parent.parent}: stop it, or choose another"
         ) from None
     else:
         yield

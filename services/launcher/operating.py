@@ -8,11 +8,12 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC
-from typing import Final
+from typing import Final, TypeVar
 
 import click
+import grpc
 import uvloop
-from textway.integrations.v1 import keys_service_pb2, keys_service_pb2_grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit import clients
 from servicekit.clock import SystemClock
@@ -21,8 +22,12 @@ from servicekit.settings import load
 from services.integrations import service as integrations
 from services.integrations.settings import IntegrationsSettings
 from services.launcher.runtime import running_address
+from textway.integrations.v1 import keys_service_pb2, keys_service_pb2_grpc
 
 TIMEOUT_SECONDS: Final = 10.0
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
 def announce(address: str) -> None:
@@ -54,16 +59,14 @@ async def create_key(tenant: str, name: str) -> str:
     """Make a key; return the words to print."""
     request = keys_service_pb2.CreateApiKeyRequest(tenant=tenant, name=name)
     async with _keys() as keys:
-        answer: keys_service_pb2.CreateApiKeyResponse = await _call(keys.CreateApiKey, request)
+        answer = await _call(keys.CreateApiKey, request)
     return f"{answer.api_key}\n\nThis is {answer.key.id}. It is shown this once: only its hash is kept."
 
 
 async def list_keys(tenant: str) -> str:
     """Return a tenant's keys, a line each."""
     async with _keys() as keys:
-        answer: keys_service_pb2.ListApiKeysResponse = await _call(
-            keys.ListApiKeys, keys_service_pb2.ListApiKeysRequest(tenant=tenant)
-        )
+        answer = await _call(keys.ListApiKeys, keys_service_pb2.ListApiKeysRequest(tenant=tenant))
     return "\n".join(_key_line(key) for key in answer.keys) or "there are no keys yet"
 
 
@@ -82,9 +85,7 @@ async def create_tenant(name: str) -> str:
 async def list_tenants() -> str:
     """Return all tenants, a line each."""
     async with _keys() as keys:
-        answer: keys_service_pb2.ListTenantsResponse = await _call(
-            keys.ListTenants, keys_service_pb2.ListTenantsRequest()
-        )
+        answer = await _call(keys.ListTenants, keys_service_pb2.ListTenantsRequest())
     return "\n".join(_tenant_line(tenant) for tenant in answer.tenants)
 
 
@@ -104,18 +105,14 @@ async def _first_key() -> tuple[str, bool]:
     if os.environ.get("TEXTWAY_BOOTSTRAP_KEY"):
         return "$TEXTWAY_BOOTSTRAP_KEY", False
     async with _keys() as keys:
-        known: keys_service_pb2.ListApiKeysResponse = await _call(
-            keys.ListApiKeys, keys_service_pb2.ListApiKeysRequest()
-        )
+        known = await _call(keys.ListApiKeys, keys_service_pb2.ListApiKeysRequest())
         if known.keys:
             return "$TEXTWAY_API_KEY", False
-        made: keys_service_pb2.CreateApiKeyResponse = await _call(
-            keys.CreateApiKey, keys_service_pb2.CreateApiKeyRequest(name="first key")
-        )
+        made = await _call(keys.CreateApiKey, keys_service_pb2.CreateApiKeyRequest(name="first key"))
         return made.api_key, True
 
 
-async def _call(method: object, request: object) -> object:
+async def _call(method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
     return await clients.call(method, request, part="Integrations", timeout_seconds=TIMEOUT_SECONDS)
 
 
@@ -161,5 +158,5 @@ def _tenant_line(tenant: keys_service_pb2.Tenant) -> str:
     return f"{tenant.id}  {'active' if tenant.active else 'suspended'}  {tenant.name}"
 
 
-def _when(stamp: object) -> str:
+def _when(stamp: Timestamp) -> str:
     return stamp.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M UTC")

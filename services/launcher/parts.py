@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +23,7 @@ class Part:
 
     settings_type: type[ProcessSettings]
     build: Callable[[Clock], Awaitable[Service]]
-    migrate: Callable[[], Awaitable[None]]
+    migrate: Callable[[], Coroutine[None, None, None]]
 
 
 async def _build_integrations(clock: Clock) -> Service:

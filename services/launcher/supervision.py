@@ -1,4 +1,4 @@
-"""Children that are started in order, started again when they die, and stopped in reverse order; supervisord does it."""
+"""Children that are started in order, again when they die, and stopped in reverse order; supervisord does the work."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from supervisor.options import ServerOptions
 from supervisor.states import SupervisorStates
 from supervisor.supervisord import Supervisor
 
-# A child that lives this long has started; one that dies earlier is tried again after 1, 2, 3 ... seconds.
-START_SECONDS: Final = 1
+# A child that dies sooner than this is tried again after 1, 2, 3 ... seconds and then given up; one that dies later is
+# started again at once. It must be longer than a slow machine takes to import a service that then refuses to start.
+START_SECONDS: Final = 5
 START_RETRIES: Final = 4
 # A service gets 20 seconds to finish what it has begun, and a little more to close its database.
 STOP_SECONDS: Final = 25
@@ -112,7 +113,12 @@ class _Supervisor(Supervisor):  # type: ignore[misc]  # supervisor has no types
         self._report(f"{name} has stopped by itself and is started again; its log is {self._folders.log_of(name)}")
 
     def _on_backoff(self, event: Any) -> None:
-        self._report(f"{event.process.config.name} did not start (attempt {event.process.backoff})")
+        name, tries = event.process.config.name, event.process.backoff
+        if tries <= START_RETRIES:
+            self._report(
+                f"{name} has stopped by itself soon after its start and is started again in {tries} s;"
+                f" its log is {self._folders.log_of(name)}"
+            )
 
     def _on_fatal(self, event: Any) -> None:
         name = event.process.config.name

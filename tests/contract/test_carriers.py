@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
+
 from services.delivery.carriers.base import (
     Capability,
     CarrierReceipt,
@@ -70,7 +71,11 @@ async def events(subject) -> Events:
 
 def outbound(to: str, *, text: str = "hello", attempt_number: int = 1) -> OutboundMessage:
     return OutboundMessage(
-        message_id="msg_01m82aa6rjf2w4dfra4tnmseb0", attempt_number=attempt_number, to=to, sender="+6598765432", text=text
+        message_id="msg_01m82aa6rjf2w4dfra4tnmseb0",
+        attempt_number=attempt_number,
+        to=to,
+        sender="+6598765432",
+        text=text,
     )
 
 

@@ -8,6 +8,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
+from servicekit import ids, migrations
+from servicekit.database import Database
+from servicekit.paging import PageRequest
 from services.delivery import service
 from services.delivery.domain import (
     Encoding,
@@ -22,10 +26,6 @@ from services.delivery.domain import (
 )
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import Begin, CancelResult, DueMessage, Finish, FinishedAttempt, Postpone, StartedAttempt
-
-from servicekit import ids, migrations
-from servicekit.database import Database
-from servicekit.paging import PageRequest
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 LEASE = NOW + timedelta(seconds=30)
@@ -108,9 +108,7 @@ async def test_stores_all_messages_of_a_batch_or_none(store):
 
 
 async def test_claims_only_what_is_due_and_longest_due_first(store):
-    late, early, future = (
-        new_message(created_at=NOW + timedelta(seconds=seconds)) for seconds in (-1, -9, 60)
-    )
+    late, early, future = (new_message(created_at=NOW + timedelta(seconds=seconds)) for seconds in (-1, -9, 60))
     await store.add([late, early, future])
 
     claimed = await claim(store)

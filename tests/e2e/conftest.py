@@ -26,6 +26,8 @@ STOPPED_WITHIN_SECONDS = 30
 class Product:
     """One running `textway up`."""
 
+    python = (sys.executable, "-m", "services")
+
     def __init__(self, data_dir: Path, port: int) -> None:
         self.data_dir = data_dir
         self.address = f"http://127.0.0.1:{port}"
@@ -42,7 +44,7 @@ class Product:
     def start(self, **settings: str | None) -> None:
         changed = {**self.environment, **settings}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "services", "up"],
+            [*self.python, "up"],
             env={name: value for name, value in changed.items() if value is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -105,7 +107,7 @@ class Product:
     def command(self, *arguments: str) -> str:
         """Run `textway ...` on this data folder; return what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", "services", *arguments],
+            [*self.python, *arguments],
             env=self.environment,
             capture_output=True,
             text=True,

@@ -139,10 +139,19 @@ def test_puts_no_secret_text_or_whole_number_into_logs(new_product):
         eventually(lambda: api.get(f"/v1/messages/{message_id}").json()["status"], "delivered")
     product.stop()
 
-    files = [path for path in product.data_dir.rglob("*") if path.is_file() and path.suffix in (".log", ".txt", ".conf")]
+    files = [
+        path for path in product.data_dir.rglob("*") if path.is_file() and path.suffix in (".log", ".txt", ".conf")
+    ]
     everything = "".join(product.output) + "".join(path.read_text(errors="replace") for path in files)
     assert message_id in everything
-    for secret in (made["ingressKey"], product.key, "a-signing-secret", "private words", "unsigned words", "+6581230000"):
+    for secret in (
+        made["ingressKey"],
+        product.key,
+        "a-signing-secret",
+        "private words",
+        "unsigned words",
+        "+6581230000",
+    ):
         assert secret not in everything.replace(try_out_payload(everything), ""), secret
 
 

@@ -139,9 +139,7 @@ def test_takes_only_payloads_that_the_secret_has_signed(api, post, integration, 
 
 def test_sends_reads_lists_and_pages_messages(api):
     ref = f"walk-{time.time_ns()}"
-    sent = [
-        api.post("/v1/messages", json={"to": "+6581230000", "text": f"number {n}", "ref": ref}) for n in range(5)
-    ]
+    sent = [api.post("/v1/messages", json={"to": "+6581230000", "text": f"number {n}", "ref": ref}) for n in range(5)]
     assert [answer.status_code for answer in sent] == [202] * 5
     first = sent[0].json()
     assert set(first) == {"id", "status", "to", "text", "ref", "createdAt"}

@@ -9,14 +9,14 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from servicekit import calls
 from textway.ingress.v1 import (
     health_service_pb2,
     health_service_pb2_grpc,
     ingress_service_pb2,
     ingress_service_pb2_grpc,
 )
-
-from servicekit import calls
 
 
 class Ingress(ingress_service_pb2_grpc.IngressServiceServicer):

@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf import empty_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from textway.delivery.v1 import message_pb2, messages_service_pb2, messages_service_pb2_grpc, submission_service_pb2_grpc
+
+from servicekit import calls, server
+from servicekit.error_translation import ErrorInterceptor
+from textway.delivery.v1 import (
+    message_pb2,
+    messages_service_pb2,
+    messages_service_pb2_grpc,
+    submission_service_pb2_grpc,
+)
 from textway.ingress.v1 import (
     health_service_pb2,
     health_service_pb2_grpc,
@@ -19,9 +27,6 @@ from textway.ingress.v1 import (
     ingress_service_pb2_grpc,
 )
 from textway.integrations.v1 import integration_pb2, integrations_service_pb2, integrations_service_pb2_grpc
-
-from servicekit import calls, server
-from servicekit.error_translation import ErrorInterceptor
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext
@@ -133,7 +138,10 @@ _SERVICERS: dict[str, list[tuple[type, Callable[..., None]]]] = {
         ),
     ],
     "ingress": [
-        (ingress_service_pb2_grpc.IngressServiceServicer, ingress_service_pb2_grpc.add_IngressServiceServicer_to_server),
+        (
+            ingress_service_pb2_grpc.IngressServiceServicer,
+            ingress_service_pb2_grpc.add_IngressServiceServicer_to_server,
+        ),
         (health_service_pb2_grpc.HealthServiceServicer, health_service_pb2_grpc.add_HealthServiceServicer_to_server),
     ],
     "delivery": [

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from textway.ingress.v1 import ingress_service_pb2
 
 from servicekit import calls
+from textway.ingress.v1 import ingress_service_pb2
 
 from .conftest import Gateway
 from .test_answers import assert_error

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+
 from textway.delivery.v1 import messages_service_pb2, messages_service_pb2_grpc, submission_service_pb2
 from textway.delivery.v1 import submission_service_pb2_grpc as submission_grpc
 
@@ -70,7 +71,10 @@ def test_a_header_with_odd_bytes_is_no_server_error(gate: Gateway, value: bytes)
         *(b"grpc-timeout: 1n", b"grpc-timeout: 99999999H", b"grpc-accept-encoding: x", b"grpc-message-type: x"),
         *(b"x-envoy-upstream-rq-timeout-ms: 1", b"x-envoy-max-retries: 9", b"x-envoy-retry-on: 5xx", b"te: gzip"),
         *(b"x-http-status: 500", b"x-error-body: {}", b"accept-encoding: gzip", b"connection: te, x-request-id"),
-        *(b"x_envoy_original_path: /a", b"x-envoy-original-path: /textway.delivery.v1.SubmissionService/SubmitMessages"),
+        *(
+            b"x_envoy_original_path: /a",
+            b"x-envoy-original-path: /textway.delivery.v1.SubmissionService/SubmitMessages",
+        ),
     ],
 )
 def test_a_header_that_means_something_inside_has_no_effect(gate: Gateway, header: bytes) -> None:

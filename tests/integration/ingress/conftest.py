@@ -12,6 +12,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+
+from servicekit.clients import open_channel
+from servicekit.clock import SystemClock
+from servicekit.errors import NotFoundError, ServiceError
+from servicekit.ids import new_id, new_secret
+from servicekit.server import RunningServer
+from services.ingress.errors import InvalidApiKeyError
+from services.ingress.service import IngressService, build
+from services.ingress.settings import IngressSettings
 from textway.delivery.v1 import submission_service_pb2 as delivery_v1
 from textway.delivery.v1.submission_service_pb2_grpc import (
     SubmissionServiceServicer,
@@ -24,15 +33,6 @@ from textway.integrations.v1.registry_service_pb2_grpc import (
     RegistryServiceServicer,
     add_RegistryServiceServicer_to_server,
 )
-
-from servicekit.clients import open_channel
-from servicekit.clock import SystemClock
-from servicekit.errors import NotFoundError, ServiceError
-from servicekit.ids import new_id, new_secret
-from servicekit.server import RunningServer
-from services.ingress.errors import InvalidApiKeyError
-from services.ingress.service import IngressService, build
-from services.ingress.settings import IngressSettings
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 

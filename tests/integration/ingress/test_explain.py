@@ -7,11 +7,11 @@ import json
 import grpc
 import pytest
 from google.api.httpbody_pb2 import HttpBody
-from textway.ingress.v1.ingress_service_pb2 import ExplainRequest, ExplainResponse
-from textway.ingress.v1.ingress_service_pb2_grpc import IngressServiceStub
 
 from servicekit.ids import new_secret
 from tests.integration.ingress.conftest import World, config_of
+from textway.ingress.v1.ingress_service_pb2 import ExplainRequest, ExplainResponse
+from textway.ingress.v1.ingress_service_pb2_grpc import IngressServiceStub
 
 BODY = b'{"to":"+6581230000","text":"Gr\xc3\xbc\xc3\x9fe","ref":7}'
 

@@ -10,12 +10,12 @@ import json
 import grpc
 import pytest
 from google.api.httpbody_pb2 import HttpBody
-from textway.ingress.v1.ingress_service_pb2 import IngestRequest, IngestResponse
-from textway.ingress.v1.ingress_service_pb2_grpc import IngressServiceStub
 
 from servicekit.errors import Issue, ValidationError
 from servicekit.ids import new_secret
 from tests.integration.ingress.conftest import World, config_of
+from textway.ingress.v1.ingress_service_pb2 import IngestRequest, IngestResponse
+from textway.ingress.v1.ingress_service_pb2_grpc import IngressServiceStub
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from textway.ingress.v1.health_service_pb2 import CheckLiveRequest, CheckReadyRequest, CheckReadyResponse
-from textway.ingress.v1.health_service_pb2_grpc import HealthServiceStub
 
 from tests.integration.ingress.conftest import World
+from textway.ingress.v1.health_service_pb2 import CheckLiveRequest, CheckReadyRequest, CheckReadyResponse
+from textway.ingress.v1.health_service_pb2_grpc import HealthServiceStub
 
 
 async def ready(health: HealthServiceStub) -> tuple[CheckReadyResponse, dict[str, str]]:

@@ -10,16 +10,16 @@ from pathlib import Path
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from textway.integrations.v1 import keys_service_pb2
-from textway.integrations.v1.integrations_service_pb2_grpc import IntegrationsServiceStub
-from textway.integrations.v1.keys_service_pb2_grpc import KeysServiceStub
-from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from servicekit.clients import open_channel
 from servicekit.clock import SystemClock
 from servicekit.server import RunningServer
 from services.integrations import service
 from services.integrations.settings import IntegrationsSettings
+from textway.integrations.v1 import keys_service_pb2
+from textway.integrations.v1.integrations_service_pb2_grpc import IntegrationsServiceStub
+from textway.integrations.v1.keys_service_pb2_grpc import KeysServiceStub
+from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 BOOTSTRAP_KEY = "sk_live_" + "A" * 40
 

@@ -7,6 +7,8 @@ from hashlib import sha256
 
 import grpc
 import pytest
+
+from servicekit.ids import has_secret_form, has_valid_checksum, is_id
 from textway.integrations.v1.integrations_service_pb2 import (
     CreateIntegrationRequest,
     DeleteIntegrationRequest,
@@ -18,8 +20,6 @@ from textway.integrations.v1.integrations_service_pb2 import (
 )
 from textway.integrations.v1.keys_service_pb2 import SetTenantActiveRequest
 from textway.integrations.v1.registry_service_pb2 import ResolveIngressKeyRequest
-
-from servicekit.ids import has_secret_form, has_valid_checksum, is_id
 
 UNKNOWN_ID = "wkh_" + "0" * 26
 

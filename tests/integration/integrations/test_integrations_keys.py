@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grpc
 import pytest
+
+from servicekit.ids import has_secret_form, has_valid_checksum, is_id, new_secret
 from textway.integrations.v1.keys_service_pb2 import (
     CreateApiKeyRequest,
     CreateTenantRequest,
@@ -13,8 +15,6 @@ from textway.integrations.v1.keys_service_pb2 import (
     SetTenantActiveRequest,
 )
 from textway.integrations.v1.registry_service_pb2 import AuthenticateApiKeyRequest
-
-from servicekit.ids import has_secret_form, has_valid_checksum, is_id, new_secret
 
 BOOTSTRAP_KEY = "sk_live_" + "A" * 40
 

@@ -6,6 +6,11 @@ import base64
 
 import pytest
 from pydantic import SecretStr
+
+from servicekit.clock import SystemClock
+from servicekit.settings import SettingsError
+from services.integrations import service
+from services.integrations.key_ring import KeyRing
 from textway.integrations.v1.integrations_service_pb2 import (
     CreateIntegrationRequest,
     GetIntegrationRequest,
@@ -13,11 +18,6 @@ from textway.integrations.v1.integrations_service_pb2 import (
     RotateIngressKeyRequest,
 )
 from textway.integrations.v1.keys_service_pb2 import CreateApiKeyRequest, CreateTenantRequest, ListApiKeysRequest
-
-from servicekit.clock import SystemClock
-from servicekit.settings import SettingsError
-from services.integrations import service
-from services.integrations.key_ring import KeyRing
 
 SIGNING_SECRET = "a-canary-of-a-signing-secret"
 

@@ -10,6 +10,11 @@ from hashlib import sha256
 
 import grpc
 import pytest
+
+from servicekit.clients import open_channel
+from servicekit.clock import SystemClock
+from servicekit.server import RunningServer
+from services.integrations import service, watch_integrations
 from textway.integrations.v1.integrations_service_pb2 import (
     CreateIntegrationRequest,
     DeleteIntegrationRequest,
@@ -20,11 +25,6 @@ from textway.integrations.v1.integrations_service_pb2 import (
 from textway.integrations.v1.keys_service_pb2 import SetTenantActiveRequest
 from textway.integrations.v1.registry_service_pb2 import ResolveIngressKeyRequest, WatchIntegrationsRequest
 from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
-
-from servicekit.clients import open_channel
-from servicekit.clock import SystemClock
-from servicekit.server import RunningServer
-from services.integrations import service, watch_integrations
 
 
 class Copy:

@@ -6,11 +6,11 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+
+from servicekit.errors import UnavailableError, ValidationError
 from services.delivery.accept_messages import AcceptMessages, Submission, checked_submission
 from services.delivery.domain import shard_of
 from services.delivery.errors import InvalidRecipientError, TextTooLongError
-
-from servicekit.errors import UnavailableError, ValidationError
 
 SUBMISSION = Submission(tenant_id="ten_a", integration_id="wkh_1", to="+6581230000", text="hello", ref="1")
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
+from servicekit.errors import UnavailableError
 from services.delivery import dispatch
 from services.delivery.carriers.base import (
     Capability,
@@ -22,8 +24,6 @@ from services.delivery.carriers.registry import Carriers
 from services.delivery.dispatch import Dispatcher
 from services.delivery.domain import Attempt, Encoding, Message, Outcome, Status
 from services.delivery.store import Begin, DueMessage, Finish, Postpone, StartedAttempt
-
-from servicekit.errors import UnavailableError
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 MESSAGE = Message(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from services.delivery.domain import Encoding
 from services.delivery.sms_text import GSM7_ALPHABET, GSM7_EXTENSION, measure
 

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 from services.delivery.domain import Attempt, History, Outcome, Receipt, Reply, Status
 from services.delivery.timeline import timeline
-
 from tests.unit.delivery.test_dispatch import MESSAGE, NOW
 
 

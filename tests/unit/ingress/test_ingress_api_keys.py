@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from textway.integrations.v1.registry_service_pb2 import AuthenticateApiKeyRequest, AuthenticateApiKeyResponse
 
 from servicekit.errors import ServiceError, UnavailableError
 from servicekit.ids import new_secret
 from services.ingress.api_keys import ApiKeys
 from services.ingress.errors import InvalidApiKeyError
 from tests.unit.ingress.conftest import StillClock
+from textway.integrations.v1.registry_service_pb2 import AuthenticateApiKeyRequest, AuthenticateApiKeyResponse
 
 KEY = new_secret("sk_live", 40)
 

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from services.launcher import gateway
+
+UPSTREAMS = gateway.Upstreams(integrations="10.0.0.1:7101", ingress="ingress:7102", delivery="[::1]:7103")
+
+
+def test_fills_every_placeholder(tmp_path: Path) -> None:
+    configuration = gateway.prepare(tmp_path / "gateway", listen="0.0.0.0:8080", upstreams=UPSTREAMS)
+
+    loaded = yaml.safe_load(configuration.read_text())
+    assert "${" not in configuration.read_text()
+    listener = loaded["static_resources"]["listeners"][0]["address"]["socket_address"]
+    assert listener == {"address": "0.0.0.0", "port_value": 8080}
+
+
+def test_names_each_upstream_once(tmp_path: Path) -> None:
+    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS)
+
+    clusters = yaml.safe_load(configuration.read_text())["static_resources"]["clusters"]
+    found = {
+        cluster["name"]: cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
+        for cluster in clusters
+    }
+    assert {name: tuple(address["socket_address"].values()) for name, address in found.items()} == {
+        "integrations": ("10.0.0.1", 7101),
+        "ingress": ("ingress", 7102),
+        "delivery": ("::1", 7103),
+    }
+
+
+def test_keeps_its_folder_to_this_user(tmp_path: Path) -> None:
+    gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS)
+
+    assert stat.S_IMODE((tmp_path / "gateway").stat().st_mode) == 0o700
+
+
+def test_writes_a_descriptor_set_that_needs_nothing_else(tmp_path: Path) -> None:
+    gateway.prepare(tmp_path, listen="127.0.0.1:1", upstreams=UPSTREAMS)
+
+    files = FileDescriptorSet.FromString((tmp_path / "descriptors.binpb").read_bytes()).file
+    seen: set[str] = set()
+    for file in files:
+        assert set(file.dependency) <= seen
+        seen.add(file.name)
+
+
+@pytest.mark.parametrize("depth", [1, 40])
+def test_the_admin_socket_has_a_path_that_the_kernel_takes(tmp_path: Path, depth: int) -> None:
+    folder = tmp_path.joinpath(*["folder"] * depth)
+
+    assert len(str(gateway.admin_socket(folder))) <= 100
+
+
+def test_runs_as_many_workers_as_asked() -> None:
+    command = gateway.command(Path("/x/envoy.yaml"), workers=3)
+
+    assert Path(command[0]).is_file()
+    assert command[command.index("--concurrency") + 1] == "3"

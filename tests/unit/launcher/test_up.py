@@ -1,0 +1,184 @@
+"""`textway up` with real Envoy and stand-ins for the services."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+RUN_UP = """
+import sys
+from servicekit.settings import SettingsError, load
+from services.launcher import laptop
+from services.launcher.settings import LauncherSettings
+try:
+    settings = load(LauncherSettings)
+    sys.exit(laptop.run_up(settings, announce=lambda address: print("hello", address), python=sys.argv[1:]))
+except SettingsError as error:
+    sys.exit(f"refused: {error}")
+"""
+# Serves every public address's health and refuses the rest as a service without a key would; then notes its settings.
+SERVICE = """
+import asyncio, json, os, signal, sys
+from pathlib import Path
+if sys.argv[1] == "migrate":
+    sys.exit(int(os.environ.get("MIGRATE", "0")))
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from servicekit.error_translation import ErrorInterceptor
+from servicekit.errors import UnauthorizedError
+from textway.delivery.v1 import messages_service_pb2_grpc
+from textway.ingress.v1 import health_service_pb2, health_service_pb2_grpc
+from textway.integrations.v1 import integrations_service_pb2_grpc
+
+name = sys.argv[2]
+Path(os.environ["TEXTWAY_DATA_DIR"], name + ".env").write_text(json.dumps(dict(os.environ)))
+
+class Health(health_service_pb2_grpc.HealthServiceServicer):
+    async def CheckReady(self, request, context):
+        return health_service_pb2.CheckReadyResponse(status="ready")
+
+class Integrations(integrations_service_pb2_grpc.IntegrationsServiceServicer):
+    async def ListIntegrations(self, request, context):
+        raise UnauthorizedError("no key")
+
+class Messages(messages_service_pb2_grpc.MessagesServiceServicer):
+    async def ListMessages(self, request, context):
+        raise UnauthorizedError("no key")
+
+async def main():
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    health_service_pb2_grpc.add_HealthServiceServicer_to_server(Health(), server)
+    integrations_service_pb2_grpc.add_IntegrationsServiceServicer_to_server(Integrations(), server)
+    messages_service_pb2_grpc.add_MessagesServiceServicer_to_server(Messages(), server)
+    server.add_insecure_port(os.environ[f"TEXTWAY_{name.upper()}_LISTEN"])
+    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    await server.stop(1)
+
+asyncio.run(main())
+"""
+
+
+class Up:
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.folder = folder
+        self.service = folder.parent / "service.py"
+        self.service.write_text(SERVICE)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        settings = {"TEXTWAY_DATA_DIR": str(self.folder), "TEXTWAY_HTTP_PORT": str(self.port), **environment}
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN_UP, sys.executable, str(self.service)],
+            env={**os.environ, **settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def start_and_wait(self, **environment: str) -> subprocess.Popen[str]:
+        process = self.start(**environment)
+        assert process.stdout
+        assert process.stdout.readline() == f"hello http://127.0.0.1:{self.port}\n"
+        assert process.stdout.readline() == f"ready http://127.0.0.1:{self.port}\n"
+        return process
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        environment: dict[str, str] = json.loads((self.folder / f"{name}.env").read_text())
+        return environment
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    up = Up(tmp_path / "data")
+    yield up
+    for process in up.processes:
+        process.kill()
+        process.communicate()
+
+
+def test_greets_when_all_is_serving_and_ends_well_on_sigterm(up: Up) -> None:
+    process = up.start_and_wait()
+
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 0, errors
+    assert errors == ""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", up.port))
+
+
+def test_tells_other_commands_where_the_services_are(up: Up) -> None:
+    process = up.start_and_wait()
+    file = up.folder / "run" / "addresses.json"
+
+    addresses = json.loads(file.read_text())
+    mode = stat.S_IMODE(file.stat().st_mode)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+    assert set(addresses) == {"integrations", "ingress", "delivery", "gateway"}
+    assert mode == 0o600
+    assert not file.exists()
+
+
+def test_gives_each_service_its_settings_by_the_environment(up: Up) -> None:
+    up.start_and_wait(TEXTWAY_BOOTSTRAP_KEY="sk_live_secret")
+
+    ingress, delivery = up.environment_of("ingress"), up.environment_of("delivery")
+
+    assert ingress["TEXTWAY_DELIVERY_ADDRESS"] == delivery["TEXTWAY_DELIVERY_LISTEN"]
+    assert ingress["TEXTWAY_PUBLIC_URL"] == f"http://127.0.0.1:{up.port}"
+    assert Path(delivery["TEXTWAY_DATA_DIR"]).is_absolute()
+    assert delivery["TEXTWAY_BOOTSTRAP_KEY"] == "sk_live_secret"
+    assert "sk_live_secret" not in (up.folder / "run" / "supervisor.conf").read_text()
+
+
+def test_refuses_a_port_that_is_taken_and_names_the_setting(up: Up) -> None:
+    with socket.create_server(("127.0.0.1", up.port)):
+        process = up.start()
+        _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "TEXTWAY_HTTP_PORT" in errors
+    assert str(up.port) in errors
+
+
+def test_refuses_a_data_folder_that_another_up_is_using(up: Up) -> None:
+    up.start_and_wait()
+
+    second = up.start()
+    _, errors = second.communicate(timeout=30)
+
+    assert second.returncode == 1
+    assert "TEXTWAY_DATA_DIR" in errors
+
+
+def test_does_not_start_when_the_databases_can_not_be_brought_up_to_date(up: Up) -> None:
+    process = up.start(MIGRATE="3")
+
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "databases" in errors
+    assert not (up.folder / "logs" / "delivery.log").exists()
