@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from servicekit.errors import UnavailableError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -16,7 +18,8 @@ class Batcher(Generic[Item, Result]):
     """Turns many calls of `submit` into few calls of a handler.
 
     The handler gets 1 to `max_size` items in the order in which they were submitted and returns one result for each.
-    At most `concurrency` handlers run at once. When a handler raises, each of its items' callers gets that exception.
+    At most `concurrency` handlers run at once. When a handler raises, each of its items' callers gets that exception;
+    when it raises UnavailableError, so do all who wait behind it, for they have waited long enough for the same thing.
     A caller that is cancelled while its item waits takes the item back; one whose batch is under way can not.
     """
 
@@ -76,7 +79,14 @@ class Batcher(Generic[Item, Result]):
     async def _handle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
             results = await self._handler([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(  # noqa: TRY301  # to be told to every caller like any other failure
+                    f"the handler answered {len(results)} of {len(batch)} items"
+                )
         except BaseException as error:
+            if isinstance(error, UnavailableError):
+                batch += self._waiting
+                self._waiting.clear()
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())

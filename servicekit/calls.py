@@ -50,6 +50,10 @@ def bearer_token(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     return token.strip()
 
 
-async def answer_with(context: grpc.aio.ServicerContext[Any, Any], http_status: int) -> None:
-    """Give the gateway's answer another status than 200. Call it last, when nothing can fail any more."""
-    await context.send_initial_metadata((("x-http-status", str(http_status)),))
+async def answer_with(context: grpc.aio.ServicerContext[Any, Any], http_status: int, **headers: str) -> None:
+    """Give the gateway's answer another status than 200, and headers: `retry_after="1"` becomes `retry-after: 1`.
+
+    Call it last, when nothing can fail any more.
+    """
+    named = ((name.replace("_", "-"), value) for name, value in headers.items())
+    await context.send_initial_metadata((("x-http-status", str(http_status)), *named))

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn, cast
 import grpc
 import structlog
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from servicekit import calls
@@ -26,6 +27,7 @@ _BY_KIND: Final[dict[Kind, tuple[grpc.StatusCode, int]]] = {
     Kind.NOT_FOUND: (grpc.StatusCode.NOT_FOUND, 404),
     Kind.ALREADY_EXISTS: (grpc.StatusCode.ALREADY_EXISTS, 409),
     Kind.CONFLICT: (grpc.StatusCode.ABORTED, 409),
+    Kind.UNPROCESSABLE: (grpc.StatusCode.FAILED_PRECONDITION, 422),
     Kind.TOO_LARGE: (grpc.StatusCode.OUT_OF_RANGE, 413),
     Kind.UNSUPPORTED_ENCODING: (grpc.StatusCode.UNIMPLEMENTED, 415),
     Kind.RATE_LIMITED: (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
@@ -111,27 +113,32 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception, 
     ]
     if error.retry_after_seconds is not None:
         trailers.append(("retry-after", str(error.retry_after_seconds)))
-    await context.abort(code, error.message, trailing_metadata=tuple(trailers))
+    await context.abort(code, _wire_text(error.message), trailing_metadata=tuple(trailers))
     raise AssertionError("abort returned")
 
 
 def error_body(error: ServiceError, request_id: str) -> str:
     """Return the gateway's JSON error body: plain ASCII, so that it can travel in a header."""
     body = {"error": error.reason.lower(), "message": error.message, "requestId": request_id, **error.extras}
-    return json.dumps(body, separators=(",", ":"))
+    return json.dumps(body, separators=(",", ":"), default=str)
 
 
 def _status(error: ServiceError, code: grpc.StatusCode) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)
     for key, value in error.extras.items():
-        info.metadata[key] = json.dumps(value)
+        info.metadata[key] = json.dumps(value, default=str)
     details = [_packed(info)]
     if isinstance(error, ValidationError):
         bad_request = error_details_pb2.BadRequest()
         for issue in error.issues:
-            bad_request.field_violations.add(field=issue.path, description=issue.message)
+            bad_request.field_violations.add(field=_wire_text(issue.path), description=_wire_text(issue.message))
         details.append(_packed(bad_request))
-    return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=error.message, details=details)
+    return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=_wire_text(error.message), details=details)
+
+
+def _wire_text(text: str) -> str:
+    # A caller's own words may stand in an error, and not every string of Python's is UTF-8.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
@@ -146,13 +153,23 @@ def from_rpc_error(error: grpc.aio.AioRpcError, part: str) -> ServiceError:
     What that service said on purpose is passed on; anything else means that it is not to be had now.
     """
     if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL):
-        for key, value in error.trailing_metadata() or ():
-            if key == STATUS_DETAILS_KEY:
-                status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode())
-                for detail in status.details:
-                    info = error_details_pb2.ErrorInfo()
-                    if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
-                        extras = {name: json.loads(text) for name, text in info.metadata.items()}
-                        return RemoteError(_KIND_OF_CODE[error.code()], info.reason, status.message, extras)
+        try:
+            told = _told_by(error)
+        except (ValueError, KeyError, DecodeError):
+            told = None  # a newer release's words, perhaps; they are in the log
+        if told:
+            return told
     log.warning("call to another service failed", part=part, code=error.code().name, details=error.details())
     return UnavailableError(f"{part} can not be reached just now. Send the request again.")
+
+
+def _told_by(error: grpc.aio.AioRpcError) -> RemoteError | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS_KEY:
+            status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode())
+            for detail in status.details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
+                    extras = {name: json.loads(text) for name, text in info.metadata.items()}
+                    return RemoteError(_KIND_OF_CODE[error.code()], info.reason, status.message, extras)
+    return None

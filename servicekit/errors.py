@@ -17,6 +17,7 @@ class Kind(Enum):
     NOT_FOUND = "not_found"
     ALREADY_EXISTS = "already_exists"
     CONFLICT = "conflict"
+    UNPROCESSABLE = "unprocessable"
     TOO_LARGE = "too_large"
     UNSUPPORTED_ENCODING = "unsupported_encoding"
     RATE_LIMITED = "rate_limited"
@@ -86,6 +87,19 @@ class AlreadyExistsError(ServiceError):
 
     kind = Kind.ALREADY_EXISTS
     reason = "CONFLICT"
+
+
+class IdempotencyMismatchError(ServiceError):
+    """The request's idempotency key is known, and came with another body before."""
+
+    kind = Kind.UNPROCESSABLE
+    reason = "IDEMPOTENCY_MISMATCH"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key came with another body within the last 24 hours."
+            " Repeat that body, or give this request a key of its own."
+        )
 
 
 class UnauthorizedError(ServiceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -36,19 +37,35 @@ class FreshCache(Generic[Key, Value]):
         self._stale_seconds = stale_seconds
         self._max_size = max_size
         self._answers: OrderedDict[Key, tuple[float, Value]] = OrderedDict()
+        self._fetching: dict[Key, asyncio.Future[Value]] = {}
 
     async def get(self, key: Key) -> Value:
-        """Return the answer for a key; raise whatever `fetch` raises."""
+        """Return the answer for a key; raise whatever `fetch` raises. Calls that come together fetch once."""
         known = self._answers.get(key)
         asked_at = self._clock.monotonic()
         if known and asked_at - known[0] < self._fresh_seconds:
             self._answers.move_to_end(key)
             return known[1]
         try:
-            value = await self._fetch(key)
+            return await self._fetch_once(key)
         except UnavailableError:
             if known and asked_at - known[0] < self._stale_seconds:
                 return known[1]
+            raise
+
+    async def _fetch_once(self, key: Key) -> Value:
+        fetching = self._fetching.get(key)
+        if fetching is None:
+            fetching = self._fetching[key] = asyncio.ensure_future(self._fetch_and_remember(key))
+            fetching.add_done_callback(lambda _done: self._fetching.pop(key, None))
+        # Shielded: whoever gives up does not take the answer from those who wait with it.
+        return await asyncio.shield(fetching)
+
+    async def _fetch_and_remember(self, key: Key) -> Value:
+        asked_at = self._clock.monotonic()
+        try:
+            value = await self._fetch(key)
+        except UnavailableError:
             raise
         except Exception:
             self._answers.pop(key, None)

@@ -9,29 +9,47 @@ from alembic import command, context
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from servicekit.database import Database
+from servicekit.errors import UnavailableError
 from servicekit.settings import SettingsError
 
 _CONNECTION: Final = "connection"
 _VERSION_TABLE: Final = "version_table"
+# Steps on a large table take their time, and a second `migrate` waits for the first.
+MIGRATION_SECONDS: Final = 900.0
+START_SECONDS: Final = 60.0
+BETWEEN_TRIES_SECONDS: Final = 0.5
 
 
 async def migrate(database: Database, folder: Path, version_table: str) -> None:
-    """Bring the schema to the newest revision in `folder`, in one transaction."""
+    """Bring the schema to the newest revision in `folder`, in one transaction; two at once run one after the other."""
     config = _config(folder, version_table)
 
     def upgrade(connection: Connection) -> None:
         config.attributes[_CONNECTION] = connection
         command.upgrade(config, "head")
 
-    async with database.write() as connection:
+    async with database.write(patience_seconds=MIGRATION_SECONDS) as connection:
+        if connection.dialect.name == "postgresql":
+            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(version_table))))
         await connection.run_sync(upgrade)
 
 
+@retry(
+    retry=retry_if_exception_type(UnavailableError),
+    wait=wait_fixed(BETWEEN_TRIES_SECONDS),
+    stop=stop_after_delay(START_SECONDS),
+    reraise=True,
+)
 async def require_current(database: Database, folder: Path, version_table: str) -> None:
-    """Raise SettingsError when steps are pending, or when the schema is of a newer release."""
+    """Raise SettingsError when steps are pending, or when the schema is of a newer release.
+
+    A database that is away is waited for, so that a service which starts during an outage is there at its end; after
+    `START_SECONDS` UnavailableError is raised.
+    """
     head = ScriptDirectory.from_config(_config(folder, version_table)).get_current_head()
 
     def current(connection: Connection) -> str | None:

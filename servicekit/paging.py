@@ -38,8 +38,9 @@ def _decode(token: str) -> tuple[int, str]:
     try:
         padded = token.encode("ascii") + b"=" * (-len(token) % 4)
         match json.loads(base64.b64decode(padded, altchars=b"-_", validate=True)):
-            case [int(milliseconds), str(row_id)] if 0 <= milliseconds < 1 << 53:
+            case [milliseconds, str(row_id)] if type(milliseconds) is int and 0 <= milliseconds < 1 << 53:
+                row_id.encode()
                 return milliseconds, row_id
-    except (UnicodeEncodeError, binascii.Error, ValueError):
+    except (UnicodeEncodeError, binascii.Error, ValueError, RecursionError):
         pass
     raise ValidationError([Issue(path="pageToken", message="is not a token that a list has answered with")])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from functools import lru_cache
 from typing import Final
 
 import phonenumbers
 
 MAX_LENGTH: Final = 32
+
+_SEPARATORS: Final = frozenset("+-().,/\uff0b\uff08\uff09\uff0e\uff0f\u2060\u200b")
+_DECIMAL: Final = re.compile(r"\+?\d+\.0")
 
 _PARSE_PROBLEMS: Final = {
     phonenumbers.NumberParseException.INVALID_COUNTRY_CODE: "its country code does not exist",
@@ -52,7 +57,16 @@ def normalise(text: str, default_region: str = "") -> str:
     if not phonenumbers.is_valid_number(number):
         length = phonenumbers.is_possible_number_with_reason(number)
         raise NotAPhoneNumberError(_LENGTH_PROBLEMS.get(length, "no such number is in use in its country"))
+    if not all(character.isdigit() or _separates(character) for character in candidate):
+        raise NotAPhoneNumberError("it contains characters that no phone number has")
+    if _DECIMAL.fullmatch(candidate):
+        raise NotAPhoneNumberError("it is a decimal number: send the number as text, or without its fraction")
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def _separates(character: str) -> bool:
+    # The library drops whatever it does not know, and a number of which a character is dropped may be somebody else's.
+    return character in _SEPARATORS or unicodedata.category(character) in ("Zs", "Pd")
 
 
 def is_region(code: str) -> bool:

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from servicekit.clients import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from servicekit.error_translation import ErrorInterceptor
-from servicekit.settings import ProcessSettings, SettingsError
+from servicekit.settings import MAX_PORT, ProcessSettings, SettingsError
 
 MAX_CONCURRENT_CALLS: Final = 4_096
 # How long callers get to see NOT_SERVING before the listener closes.
@@ -102,7 +102,11 @@ class RunningServer:
         # First the listener: services in one process call each other as they start. Callers from outside wait for
         # SERVING.
         await server.start()
-        await _start_all(services)
+        try:
+            await _start_all(services)
+        except BaseException:
+            await server.stop(0)
+            raise
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         addresses = {service.name: bound[service.listen] for service in services}
@@ -151,6 +155,8 @@ async def _start_all(services: Sequence[Service]) -> None:
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> str:
+    if int(listen.rpartition(":")[2]) > MAX_PORT:
+        raise SettingsError(f"{listen} has a port above {MAX_PORT}")
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError:

@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX: Final = "TEXTWAY_"
+MAX_PORT: Final = 65_535
 
-Address = Annotated[str, StringConstraints(pattern=r"^\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}$")]
+
+def _has_a_port(address: str) -> str:
+    # gRPC cuts a greater number to 16 bits and serves on another port, without a word.
+    if int(address.rpartition(":")[2]) > MAX_PORT:
+        raise ValueError(f"has a port above {MAX_PORT}")
+    return address
+
+
+Address = Annotated[str, StringConstraints(pattern=r"^\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}$"), AfterValidator(_has_a_port)]
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)
 
 

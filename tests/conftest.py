@@ -1,11 +1,14 @@
-"""What every test may use: a clock that stands still until it is moved."""
+"""What every test may use: a clock that stands still until it is moved, and a PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
+from tests.fakes import postgres
 
 
 class FixedClock:
@@ -39,3 +42,23 @@ class FixedClock:
 @pytest.fixture
 def clock() -> FixedClock:
     return FixedClock()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The PostgreSQL of this run, started when a test first asks for it."""
+    with postgres.shared_url() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_scratch(postgres_url: str) -> Iterator[str]:
+    with postgres.new_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_database(postgres_scratch: str) -> str:
+    """An empty database on it."""
+    postgres.empty(postgres_scratch)
+    return postgres_scratch

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from enum import StrEnum
+from itertools import islice
 from typing import Final, Protocol
 
 from servicekit import phone_numbers
@@ -13,13 +15,41 @@ from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import Issue, ValidationError
 from servicekit.ids import new_id
-from services.delivery.domain import MAX_CALLBACK_LENGTH, MAX_REF_LENGTH, MAX_TEXT_LENGTH, NewMessage
+from services.delivery.domain import (
+    MAX_CALLBACK_LENGTH,
+    MAX_REF_LENGTH,
+    MAX_TEXT_LENGTH,
+    Accepted,
+    DedupeKey,
+    IdempotencyKey,
+    NewMessage,
+    OnUnknown,
+    Priority,
+)
 from services.delivery.errors import InvalidRecipientError, TextTooLongError
 from services.delivery.sms_text import measure
 
 MAX_SUBMISSIONS: Final = 500
 MAX_CALLS_IN_COMMIT: Final = 200
 CHANNEL: Final = "sms"
+IDEMPOTENCY_WINDOW: Final = timedelta(hours=24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idempotency:
+    """The caller's key for its request, and the hash of the request's body."""
+
+    key: str
+    request_sha256: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dedupe:
+    """What must be equal in payloads that mean the same message, and for how long that counts."""
+
+    value: str
+    window: timedelta
+    suppresses: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +62,22 @@ class Submission:
     text: str
     ref: str
     callback: str = ""
+    priority: Priority = Priority.NORMAL
+    on_unknown: OnUnknown = OnUnknown.RESEND
+    idempotency: Idempotency | None = None
+    dedupe: Dedupe | None = None
+
+    @property
+    def scope(self) -> str:
+        """Within what its keys count."""
+        return self.integration_id or self.tenant_id
 
 
 class AddsMessages(Protocol):
     """The part of the store that accepting needs."""
 
-    async def add(self, messages: Sequence[NewMessage]) -> None:
-        """Store messages, all or none, on disk."""
+    async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
+        """Store messages, all or none, on disk; return the answer to each."""
 
 
 class AcceptMessages:
@@ -54,16 +93,18 @@ class AcceptMessages:
         self._on_stored = on_stored
         self._commits = Batcher(self._commit, max_size=MAX_CALLS_IN_COMMIT)
 
-    async def accept(self, submissions: Sequence[Submission]) -> list[NewMessage]:
-        """Store all of them or none, and return them as stored.
+    async def accept(self, submissions: Sequence[Submission]) -> list[Accepted]:
+        """Store all of them or none, repeats excepted, and return the answer to each.
 
         Raises ValidationError when there are none or too many, and UnavailableError when they can not be stored.
         """
         if not 1 <= len(submissions) <= MAX_SUBMISSIONS:
             raise ValidationError([Issue(path="submissions", message=f"must be 1 to {MAX_SUBMISSIONS}")])
-        messages = [self._new_message(submission) for submission in submissions]
-        await self._commits.submit(messages)
-        return messages
+        return await self._commits.submit([self._new_message(submission) for submission in submissions])
+
+    async def drain(self) -> None:
+        """Return when every call has its answer."""
+        await self._commits.drain()
 
     def _new_message(self, submission: Submission) -> NewMessage:
         now = self._clock.now()
@@ -80,26 +121,63 @@ class AcceptMessages:
             encoding=size.encoding,
             created_at=now,
             valid_until=now + self._validity,
+            priority=submission.priority,
+            on_unknown=submission.on_unknown,
+            idempotency=_idempotency_key(submission, now),
+            dedupe=_dedupe_key(submission, now),
         )
 
     def _random_bits(self, count: int) -> int:
         # The last five bits are the id's last character, which names the message's shard.
         return secrets.randbits(count) >> 5 << 5 | secrets.randbelow(self._shards)
 
-    async def _commit(self, groups: Sequence[Sequence[NewMessage]]) -> list[None]:
-        await self._store.add([message for group in groups for message in group])
+    async def _commit(self, groups: Sequence[Sequence[NewMessage]]) -> list[list[Accepted]]:
+        accepted = iter(await self._store.add([message for group in groups for message in group]))
         self._on_stored()
-        return [None] * len(groups)
+        return [list(islice(accepted, len(group))) for group in groups]
+
+
+def _idempotency_key(submission: Submission, now: datetime) -> IdempotencyKey | None:
+    given = submission.idempotency
+    if given is None:
+        return None
+    return IdempotencyKey(
+        scope=submission.scope,
+        key=given.key,
+        request_sha256=given.request_sha256,
+        expires_at=now + IDEMPOTENCY_WINDOW,
+    )
+
+
+def _dedupe_key(submission: Submission, now: datetime) -> DedupeKey | None:
+    rule = submission.dedupe
+    if rule is None:
+        return None
+    return DedupeKey(scope=submission.scope, value=rule.value, expires_at=now + rule.window, suppresses=rule.suppresses)
 
 
 def checked_submission(
-    *, tenant_id: str, to: str, text: str, ref: str = "", callback: str = "", channel: str = ""
+    *,
+    tenant_id: str,
+    to: str,
+    text: str,
+    ref: str = "",
+    callback: str = "",
+    channel: str = "",
+    priority: str = "",
+    on_unknown: str = "",
+    idempotency: Idempotency | None = None,
 ) -> Submission:
     """Check what an API caller wants sent.
 
     Raises ValidationError listing every wrong field, InvalidRecipientError or TextTooLongError.
     """
-    issues = [*_presence_issues(to, text), *_optional_issues(ref, callback, channel)]
+    issues = [
+        *_presence_issues(to, text),
+        *_optional_issues(ref, callback, channel),
+        *_word_issues("priority", priority, Priority),
+        *_word_issues("onUnknown", on_unknown, OnUnknown),
+    ]
     if issues:
         raise ValidationError(issues)
     if len(text) > MAX_TEXT_LENGTH:
@@ -113,7 +191,17 @@ def checked_submission(
     except phone_numbers.NotAPhoneNumberError as error:
         shown = to[:MAX_REF_LENGTH]
         raise InvalidRecipientError(f"{shown!r} is no phone number: {error}.", to=shown, reason=str(error)) from None
-    return Submission(tenant_id=tenant_id, integration_id="", to=number, text=text, ref=ref, callback=callback)
+    return Submission(
+        tenant_id=tenant_id,
+        integration_id="",
+        to=number,
+        text=text,
+        ref=ref,
+        callback=callback,
+        priority=Priority(priority or Priority.NORMAL),
+        on_unknown=OnUnknown(on_unknown or OnUnknown.RESEND),
+        idempotency=idempotency,
+    )
 
 
 def _presence_issues(to: str, text: str) -> list[Issue]:
@@ -138,6 +226,12 @@ def _optional_issues(ref: str, callback: str, channel: str) -> list[Issue]:
     if channel not in ("", CHANNEL):
         issues.append(Issue(path="channel", message=f"must be {CHANNEL!r}, the only channel there is"))
     return issues
+
+
+def _word_issues(path: str, word: str, known: type[StrEnum]) -> list[Issue]:
+    if word and word not in set(known):
+        return [Issue(path=path, message=f"must be one of {', '.join(known)}")]
+    return []
 
 
 def _is_web_address(text: str) -> bool:

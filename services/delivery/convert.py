@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit import phone_numbers
 from servicekit.clock import to_milliseconds
-from servicekit.errors import Issue, ValidationError
+from servicekit.errors import IdempotencyMismatchError, Issue, ValidationError
 from servicekit.paging import PageRequest, page_request, page_token
-from services.delivery.accept_messages import Submission, checked_submission
-from services.delivery.domain import Message, MessageFilter, NewMessage, Status
+from services.delivery.accept_messages import Dedupe, Idempotency, Submission, checked_submission
+from services.delivery.domain import Accepted, Message, MessageFilter, OnUnknown, Priority, Resolution, Status
 from services.delivery.timeline import Step
 from textway.delivery.v1 import message_pb2, messages_service_pb2, submission_service_pb2
 
+ANNOTATE: Final = "annotate"
 
-def wanted_message(tenant_id: str, request: messages_service_pb2.SendMessageRequest) -> Submission:
+
+def wanted_message(
+    tenant_id: str, request: messages_service_pb2.SendMessageRequest, idempotency_key: str | None
+) -> Submission:
     """Return the message that an API caller wants sent; raises what `checked_submission` raises."""
     return checked_submission(
         tenant_id=tenant_id,
@@ -26,6 +32,14 @@ def wanted_message(tenant_id: str, request: messages_service_pb2.SendMessageRequ
         ref=request.ref,
         callback=request.callback,
         channel=request.channel,
+        priority=request.priority,
+        on_unknown=request.on_unknown,
+        idempotency=None
+        if idempotency_key is None
+        else Idempotency(
+            key=idempotency_key,
+            request_sha256=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
+        ),
     )
 
 
@@ -37,31 +51,62 @@ def submission(request: submission_service_pb2.Submission) -> Submission:
         to=request.to,
         text=request.text,
         ref=request.ref,
+        priority=Priority(request.priority or Priority.NORMAL),
+        on_unknown=OnUnknown(request.on_unknown or OnUnknown.RESEND),
+        idempotency=Idempotency(key=request.idempotency.key, request_sha256=request.idempotency.request_sha256)
+        if request.HasField("idempotency")
+        else None,
+        dedupe=Dedupe(
+            value=request.dedupe.value,
+            window=timedelta(seconds=request.dedupe.window_seconds),
+            suppresses=request.dedupe.mode != ANNOTATE,
+        )
+        if request.HasField("dedupe")
+        else None,
     )
 
 
-def send_response(message: NewMessage) -> messages_service_pb2.SendMessageResponse:
-    """Return the answer to SendMessage."""
+def send_response(accepted: Accepted) -> messages_service_pb2.SendMessageResponse:
+    """Return the answer to SendMessage; raise IdempotencyMismatchError when the key was known with another body."""
+    if accepted.mismatch:
+        raise IdempotencyMismatchError
     return messages_service_pb2.SendMessageResponse(
-        id=message.id,
+        id=accepted.message_id,
         status=Status.QUEUED,
-        to=message.to,
-        text=message.text,
-        ref=message.ref,
-        created_at=timestamp(message.created_at),
+        to=accepted.to,
+        text=accepted.text,
+        ref=accepted.ref,
+        created_at=timestamp(accepted.created_at),
     )
 
 
-def submit_response(messages: Sequence[NewMessage]) -> submission_service_pb2.SubmitMessagesResponse:
+def submit_response(accepted: Sequence[Accepted]) -> submission_service_pb2.SubmitMessagesResponse:
     """Return the answer to SubmitMessages."""
-    return submission_service_pb2.SubmitMessagesResponse(
-        accepted=[
-            submission_service_pb2.AcceptedMessage(
-                id=message.id, status=Status.QUEUED, created_at=timestamp(message.created_at)
-            )
-            for message in messages
-        ]
+    return submission_service_pb2.SubmitMessagesResponse(accepted=[_accepted(each) for each in accepted])
+
+
+def _accepted(each: Accepted) -> submission_service_pb2.AcceptedMessage:
+    if each.mismatch:
+        return submission_service_pb2.AcceptedMessage(idempotency_mismatch=True)
+    return submission_service_pb2.AcceptedMessage(
+        id=each.message_id,
+        status=Status.QUEUED,
+        created_at=timestamp(each.created_at),
+        to=each.to,
+        text=each.text,
+        ref=each.ref,
+        replayed=each.replayed,
+        duplicate=each.duplicate,
     )
+
+
+def resolution(word: str) -> Resolution:
+    """Return what an operator decides; raise ValidationError for any other word."""
+    try:
+        return Resolution(word)
+    except ValueError:
+        known = ", ".join(Resolution)
+        raise ValidationError([Issue(path="resolution", message=f"must be one of {known}")]) from None
 
 
 def message(found: Message) -> message_pb2.Message:

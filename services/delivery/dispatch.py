@@ -16,7 +16,7 @@ from servicekit.errors import UnavailableError
 from servicekit.logs import masked_number
 from services.delivery.carriers.base import Capability, OutboundMessage, Refused, SendResult, Taken, TryLater, Unknown
 from services.delivery.carriers.registry import Carriers
-from services.delivery.domain import MAX_DETAIL_LENGTH, Failure, FailureReason, Outcome, Status
+from services.delivery.domain import MAX_DETAIL_LENGTH, Failure, FailureReason, OnUnknown, Outcome, Status
 from services.delivery.retry_policy import EVIDENCE_SECONDS, Retry, next_step
 from services.delivery.store import (
     Begin,
@@ -55,6 +55,8 @@ class Dispatcher:
         random: Callable[[], float],
         max_in_flight: int,
         on_room: Callable[[], None],
+        lease_seconds: float = LEASE_SECONDS,
+        evidence_seconds: float = EVIDENCE_SECONDS,
     ) -> None:
         self._store = store
         self._carriers = carriers
@@ -62,6 +64,8 @@ class Dispatcher:
         self._random = random
         self._max_in_flight = max_in_flight
         self._on_room = on_room
+        self._lease_seconds = lease_seconds
+        self._evidence_seconds = evidence_seconds
         self._in_flight: dict[asyncio.Task[None], StartedAttempt] = {}
         self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT)
 
@@ -76,7 +80,7 @@ class Dispatcher:
         started = await self._store.claim(
             shard=shard,
             now=now,
-            lease_until=now + timedelta(seconds=LEASE_SECONDS),
+            lease_until=now + timedelta(seconds=self._lease_seconds),
             limit=min(self.room, CLAIM_SIZE),
             decide=lambda due: self._decide(due, now),
         )
@@ -90,7 +94,7 @@ class Dispatcher:
         """Keep what is in flight ours. An attempt whose lease is lost goes on, and records nothing."""
         attempts = list(self._in_flight.values())
         if attempts:
-            until = self._clock.now() + timedelta(seconds=LEASE_SECONDS)
+            until = self._clock.now() + timedelta(seconds=self._lease_seconds)
             held = await self._store.renew(attempts, until)
             if len(held) < len(attempts):
                 log.warning("leases lost", lost=len(attempts) - len(held))
@@ -103,6 +107,7 @@ class Dispatcher:
             task.cancel()
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=seconds)
+        await self._outcomes.drain()
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         attempt = self._in_flight.pop(task)
@@ -121,9 +126,11 @@ class Dispatcher:
         previous = self._carriers.named(last.carrier)
         capability = previous.capability if previous else Capability.BLIND
         if capability is Capability.RECONCILABLE:
-            evidence_until = last.started_at + timedelta(seconds=EVIDENCE_SECONDS)
+            evidence_until = last.started_at + timedelta(seconds=self._evidence_seconds)
             if now < evidence_until:
                 return Postpone(until=evidence_until)
+        if message.on_unknown is OnUnknown.HOLD and capability is not Capability.IDEMPOTENT:
+            return Finish(status=Status.UNKNOWN, failure=Failure(reason=FailureReason.NO_ANSWER))
         again = previous or carrier
         return Begin(
             carrier=again.name, sender=again.sender, possible_duplicate=capability is not Capability.IDEMPOTENT
@@ -176,8 +183,10 @@ class Dispatcher:
             result,
             attempt_number=attempt.number,
             capability=carrier.capability if carrier else Capability.BLIND,
+            on_unknown=attempt.message.on_unknown,
             now=now,
             jitter=self._random(),
+            evidence_seconds=self._evidence_seconds,
         )
         return FinishedAttempt(
             message_id=attempt.message.id,
@@ -198,7 +207,7 @@ class Dispatcher:
         repeat = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_exponential_jitter(multiplier=0.1, max=2.0),
-            stop=stop_after_delay(LEASE_SECONDS),
+            stop=stop_after_delay(self._lease_seconds),
             sleep=self._clock.sleep,
             reraise=True,
         )

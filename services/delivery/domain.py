@@ -35,6 +35,29 @@ TERMINAL: Final = frozenset(
 )
 
 
+class Priority(StrEnum):
+    """Which messages go first when there are more than can go."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class OnUnknown(StrEnum):
+    """What to do with a message when nothing tells whether a carrier has it."""
+
+    RESEND = "resend"  # better twice than never
+    HOLD = "hold"  # better never than twice: an operator decides
+
+
+class Resolution(StrEnum):
+    """What an operator decides about a message that is held."""
+
+    SENT = "sent"
+    FAILED = "failed"
+    RESEND = "resend"
+
+
 class Outcome(StrEnum):
     """How an attempt stands."""
 
@@ -82,6 +105,26 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IdempotencyKey:
+    """The caller's word that two requests are the same request. It counts within its scope."""
+
+    scope: str  # an integration's id, or a tenant's for the API
+    key: str
+    request_sha256: bytes
+    expires_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupeKey:
+    """The integration's word that two payloads mean the same message. It counts within its scope."""
+
+    scope: str
+    value: str
+    expires_at: datetime
+    suppresses: bool  # False: the repeat is sent too, and marked
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewMessage:
     """A message on its way into the store."""
 
@@ -96,6 +139,24 @@ class NewMessage:
     encoding: Encoding
     created_at: datetime
     valid_until: datetime
+    priority: Priority = Priority.NORMAL
+    on_unknown: OnUnknown = OnUnknown.RESEND
+    idempotency: IdempotencyKey | None = None
+    dedupe: DedupeKey | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """The answer to a new message: itself, or the first one of which it is a repeat."""
+
+    message_id: str
+    to: str
+    text: str
+    ref: str
+    created_at: datetime
+    replayed: bool = False  # its idempotency key was known
+    duplicate: bool = False  # its dedupe key was known
+    mismatch: bool = False  # its idempotency key was known with another body: nothing was stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +181,8 @@ class Message:
     created_at: datetime
     updated_at: datetime
     valid_until: datetime
+    priority: Priority
+    on_unknown: OnUnknown
     sent_at: datetime | None
     delivered_at: datetime | None
 

@@ -67,6 +67,10 @@ class FollowUp:
         await self._store.add_reply(stored, now - MATCH_WINDOW)
         log.info("reply received", reply=stored.id, carrier=carrier, sender=masked_number(reply.sender))
 
+    async def drain(self) -> None:
+        """Return when every receipt that came is on disk, or was refused."""
+        await self._receipts.drain()
+
     async def look_up_missing(self) -> int:
         """Ask carriers about messages whose receipt is overdue; return how many were told.
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.delivery.carriers.base import Capability, Refused, SendResult, Taken, TryLater
-from services.delivery.domain import Failure, FailureReason, Status
+from services.delivery.domain import Failure, FailureReason, OnUnknown, Status
 
 FIRST_DELAY_SECONDS: Final = 2.0
 LONGEST_DELAY_SECONDS: Final = 600.0
@@ -35,11 +35,18 @@ NextStep = Settle | Retry
 
 
 def next_step(
-    result: SendResult, *, attempt_number: int, capability: Capability, now: datetime, jitter: float
+    result: SendResult,
+    *,
+    attempt_number: int,
+    capability: Capability,
+    on_unknown: OnUnknown,
+    now: datetime,
+    jitter: float,
+    evidence_seconds: float = EVIDENCE_SECONDS,
 ) -> NextStep:
     """Decide what follows from a carrier's answer.
 
-    `jitter` is a random number in [0, 1).
+    `jitter` is a random number in [0, 1); `evidence_seconds` is how long a reconcilable carrier's word is waited for.
     """
     match result:
         case Taken():
@@ -50,7 +57,9 @@ def next_step(
             delay = max(backoff_seconds(attempt_number, jitter), after_seconds or 0.0)
             return Retry(at=now + timedelta(seconds=delay), status=Status.QUEUED, failure=failure)
         case _:
-            return _after_unknown(capability, attempt_number, now, jitter)
+            least = evidence_seconds if capability is Capability.RECONCILABLE else 0.0
+            delay = max(backoff_seconds(attempt_number, jitter), least)
+            return _after_unknown(capability, on_unknown, now + timedelta(seconds=delay))
 
 
 def backoff_seconds(attempt_number: int, jitter: float) -> float:
@@ -62,9 +71,8 @@ def backoff_seconds(attempt_number: int, jitter: float) -> float:
     return ceiling * (0.1 + 0.9 * jitter)
 
 
-def _after_unknown(capability: Capability, attempt_number: int, now: datetime, jitter: float) -> Retry:
+def _after_unknown(capability: Capability, on_unknown: OnUnknown, retry_at: datetime) -> NextStep:
     failure = Failure(reason=FailureReason.NO_ANSWER)
-    delay = backoff_seconds(attempt_number, jitter)
-    if capability is Capability.RECONCILABLE:
-        delay = max(delay, EVIDENCE_SECONDS)
-    return Retry(at=now + timedelta(seconds=delay), status=Status.SENDING, failure=failure)
+    if capability is Capability.BLIND and on_unknown is OnUnknown.HOLD:
+        return Settle(status=Status.UNKNOWN, failure=failure)
+    return Retry(at=retry_at, status=Status.SENDING, failure=failure)

@@ -14,7 +14,9 @@ from services.delivery.domain import (
     Failure,
     Message,
     NewMessage,
+    OnUnknown,
     Outcome,
+    Priority,
     Receipt,
     Reply,
     Status,
@@ -47,19 +49,10 @@ def new_message(message: NewMessage) -> dict[str, object]:
         "created_at_ms": created_at_ms,
         "updated_at_ms": created_at_ms,
         "valid_until_ms": to_milliseconds(message.valid_until),
+        "priority": message.priority.value,
+        "on_unknown": message.on_unknown.value,
         "sent_at_ms": None,
         "delivered_at_ms": None,
-    }
-
-
-def new_due(message: NewMessage) -> dict[str, object]:
-    """Return the due-queue's row of a message that was just accepted."""
-    return {
-        "shard": shard_of(message.id),
-        "message_id": message.id,
-        "due_at_ms": to_milliseconds(message.created_at),
-        "claimed": False,
-        "token": 0,
     }
 
 
@@ -166,6 +159,8 @@ def message(row: Row[Any]) -> Message:
         created_at=from_milliseconds(row.created_at_ms),
         updated_at=from_milliseconds(row.updated_at_ms),
         valid_until=from_milliseconds(row.valid_until_ms),
+        priority=Priority(row.priority),
+        on_unknown=OnUnknown(row.on_unknown),
         sent_at=None if row.sent_at_ms is None else from_milliseconds(row.sent_at_ms),
         delivered_at=None if row.delivered_at_ms is None else from_milliseconds(row.delivered_at_ms),
     )

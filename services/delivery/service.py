@@ -16,9 +16,12 @@ from servicekit.database import Database
 from servicekit.server import CALL_GRACE_SECONDS
 from services.delivery.accept_messages import AcceptMessages
 from services.delivery.api_keys import ApiKeys
+from services.delivery.carriers.base import Capability
+from services.delivery.carriers.http import Gateway
 from services.delivery.carriers.registry import Carriers
 from services.delivery.dispatch import Dispatcher
 from services.delivery.follow_up import FollowUp
+from services.delivery.housekeeping import Housekeeping
 from services.delivery.servicer import MessagesServicer, SubmissionServicer
 from services.delivery.settings import DeliverySettings
 from services.delivery.sql_store import SqlMessageStore
@@ -61,14 +64,23 @@ class DeliveryService:
             random=random.random,
             max_in_flight=settings.delivery_in_flight,
             on_room=lambda: self._worker.wake(),  # noqa: PLW0108  # the worker does not exist yet
+            lease_seconds=settings.lease_seconds,
+            evidence_seconds=settings.evidence_seconds,
         )
         self._worker = Worker(
             store=self._store,
             dispatcher=self._dispatcher,
             follow_up=self._follow_up,
+            housekeeping=Housekeeping(
+                store=self._store,
+                clock=clock,
+                shards=range(settings.delivery_shards),
+                retention=timedelta(days=settings.retention_days),
+            ),
             clock=clock,
             random=random.random,
             shards=range(settings.delivery_shards),
+            renew_seconds=settings.lease_seconds / 3,
         )
         self._accepting = AcceptMessages(
             store=self._store,
@@ -81,7 +93,14 @@ class DeliveryService:
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register both servicers."""
         messages_service_pb2_grpc.add_MessagesServiceServicer_to_server(
-            MessagesServicer(keys=self._keys, accepting=self._accepting, store=self._store, clock=self._clock), server
+            MessagesServicer(
+                keys=self._keys,
+                accepting=self._accepting,
+                store=self._store,
+                clock=self._clock,
+                on_requeued=self._worker.wake,
+            ),
+            server,
         )
         submission_service_pb2_grpc.add_SubmissionServiceServicer_to_server(
             SubmissionServicer(accepting=self._accepting, carriers=self._carriers), server
@@ -100,20 +119,38 @@ class DeliveryService:
         await self._worker.stop(self._drain_seconds)
         for carrier in self._carriers:
             await carrier.stop()
+        await self._accepting.drain()
+        await self._follow_up.drain()
         await self._integrations.close()
         await self._database.close()
 
 
 async def build(settings: DeliverySettings, clock: Clock) -> DeliveryService:
     """Open the database and build the service; raise SettingsError when its schema is not current."""
-    database = Database.open(settings.database_url)
-    await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
-    return DeliveryService(settings, database, Carriers.configured(settings.simulator_number), clock)
+    database = Database.open(settings.database_url, name="textway-delivery")
+    try:
+        await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
+    except BaseException:
+        await database.close()
+        raise
+    carriers = Carriers.configured(gateway=_gateway(settings), simulator_sender=settings.simulator_number, clock=clock)
+    return DeliveryService(settings, database, carriers, clock)
+
+
+def _gateway(settings: DeliverySettings) -> Gateway | None:
+    if not settings.carrier_url:
+        return None
+    return Gateway(
+        url=settings.carrier_url,
+        sender=settings.carrier_sender,
+        capability=Capability(settings.carrier_capability),
+        token=settings.carrier_token.get_secret_value().strip(),
+    )
 
 
 async def migrate(settings: DeliverySettings) -> None:
     """Bring the schema to the newest step."""
-    database = Database.open(settings.database_url)
+    database = Database.open(settings.database_url, name="textway-delivery")
     try:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
     finally:

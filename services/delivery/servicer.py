@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ import grpc
 from servicekit import calls
 from servicekit.clock import Clock
 from servicekit.errors import ConflictError, NotFoundError
+from servicekit.idempotency import idempotency_key, replay_header
 from servicekit.ids import is_id
 from services.delivery import convert
 from services.delivery.accept_messages import AcceptMessages
@@ -16,7 +18,7 @@ from services.delivery.api_keys import ApiKeys
 from services.delivery.carriers.registry import Carriers
 from services.delivery.domain import Message
 from services.delivery.sms_text import measure
-from services.delivery.store import CancelResult, MessageStore
+from services.delivery.store import CancelResult, MessageStore, ResolveResult
 from services.delivery.timeline import timeline
 from textway.delivery.v1 import (
     message_pb2,
@@ -32,7 +34,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
     """The public half: every call is made with an API key."""
 
-    def __init__(self, *, keys: ApiKeys, accepting: AcceptMessages, store: MessageStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        keys: ApiKeys,
+        accepting: AcceptMessages,
+        store: MessageStore,
+        clock: Clock,
+        on_requeued: Callable[[], None],
+    ) -> None:
+        self._on_requeued = on_requeued
         self._keys = keys
         self._accepting = accepting
         self._store = store
@@ -43,9 +54,11 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
     ) -> messages_service_pb2.SendMessageResponse:
         """Accept one message."""
         tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
-        (stored,) = await self._accepting.accept([convert.wanted_message(tenant_id, request)])
-        await calls.answer_with(context, 202)
-        return convert.send_response(stored)
+        wanted = convert.wanted_message(tenant_id, request, idempotency_key(context))
+        (accepted,) = await self._accepting.accept([wanted])
+        response = convert.send_response(accepted)
+        await calls.answer_with(context, 202, **replay_header(replayed=accepted.replayed))
+        return response
 
     async def GetMessage(
         self, request: messages_service_pb2.GetMessageRequest, context: Context
@@ -83,6 +96,23 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
         message = await self._message(tenant_id, request.id)
         if result is CancelResult.BEGUN:
             raise ConflictError(f"The message can not be canceled any more: it is {message.status.value}.")
+        return convert.message(message)
+
+    async def ResolveMessage(
+        self, request: messages_service_pb2.ResolveMessageRequest, context: Context
+    ) -> message_pb2.Message:
+        """Settle a message that is held because its outcome is unknown."""
+        tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
+        decided = convert.resolution(request.resolution)
+        result = await self._store.resolve(tenant_id, _message_id(request.id), decided, self._clock.now())
+        if result is ResolveResult.NOT_FOUND:
+            raise NotFoundError
+        message = await self._message(tenant_id, request.id)
+        if result is ResolveResult.NOT_HELD:
+            raise ConflictError(
+                f"Only a message of status unknown can be resolved; this one is {message.status.value}."
+            )
+        self._on_requeued()
         return convert.message(message)
 
     async def _message(self, tenant_id: str, message_id: str) -> Message:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from servicekit.settings import Address, ProcessSettings
@@ -25,9 +27,30 @@ class DeliverySettings(ProcessSettings):
     message_validity_seconds: int = Field(
         14_400, ge=60, le=259_200, description="How long a message may wait for a carrier before it expires."
     )
+    lease_seconds: float = Field(
+        30.0, ge=3, le=600, description="How long a sending process may stand still before another takes its messages."
+    )
+    evidence_seconds: float = Field(
+        90.0, ge=1, le=600, description="How long a carrier that can tell what it has is waited for before a resend."
+    )
+    retention_days: int = Field(30, ge=1, le=3650, description="How long finished messages are kept.")
     simulator_number: str = Field(
         "+6598765432", pattern=r"^\+[0-9]{5,15}$", description="The number that the simulated carrier sends from."
     )
+    carrier_url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Where your own gateway takes messages (docs/guides/own-gateway.md); empty: simulated carrier.",
+    )
+    carrier_capability: Literal["idempotent", "reconcilable", "blind"] = Field(
+        "blind", description="What your gateway offers for the case that its answer is lost."
+    )
+    carrier_sender: str = Field(
+        "",
+        pattern=r"^(\+[0-9]{5,15}|[A-Za-z0-9 ]{1,11})?$",
+        description="The number or name that your gateway sends from; empty to let it choose.",
+    )
+    carrier_token: SecretStr = Field(SecretStr(""), description="Bearer token for your gateway; empty for none.")
 
     @property
     def database_url(self) -> str:

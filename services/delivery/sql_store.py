@@ -2,71 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, and_, bindparam, case, delete, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import and_, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlmodel import SQLModel
 
 from servicekit.clock import from_milliseconds, to_milliseconds
 from servicekit.database import Database
+from servicekit.ids import new_id
 from servicekit.paging import PageRequest
-from services.delivery import rows
+from services.delivery import rows, sql_keys, sql_ledger, sql_queue, sql_receipts
 from services.delivery.domain import (
     TERMINAL,
+    Accepted,
     History,
     Message,
     MessageFilter,
     NewMessage,
-    Outcome,
+    OnUnknown,
     Receipt,
     Reply,
+    Resolution,
     Status,
     shard_of,
-    status_after_receipt,
 )
+from services.delivery.fair_order import Lane, lane_of
+from services.delivery.sql_keys import Repeat
+from services.delivery.sql_statements import DELETE_DUE, UPDATE_DUE, UPDATE_MESSAGE, at, insert_ignoring, shards_of
 from services.delivery.store import (
     Begin,
     CancelResult,
     Decision,
     DueMessage,
     FinishedAttempt,
-    Postpone,
+    ResolveResult,
     StartedAttempt,
 )
-from services.delivery.tables import AttemptRow, DueRow, MessageRow, ReceiptRow, ReplyRow
-
-MESSAGES: Final = SQLModel.metadata.tables[str(MessageRow.__tablename__)]
-DUE: Final = SQLModel.metadata.tables[str(DueRow.__tablename__)]
-ATTEMPTS: Final = SQLModel.metadata.tables[str(AttemptRow.__tablename__)]
-RECEIPTS: Final = SQLModel.metadata.tables[str(ReceiptRow.__tablename__)]
-REPLIES: Final = SQLModel.metadata.tables[str(ReplyRow.__tablename__)]
-
-# Statements that run once for each row of a batch; their parameters are named so as not to be taken for columns.
-_THIS_MESSAGE: Final = and_(MESSAGES.c.shard == bindparam("at_shard"), MESSAGES.c.id == bindparam("at_id"))
-_THIS_DUE: Final = and_(DUE.c.shard == bindparam("at_shard"), DUE.c.message_id == bindparam("at_id"))
-_THIS_ATTEMPT: Final = and_(
-    ATTEMPTS.c.shard == bindparam("at_shard"),
-    ATTEMPTS.c.message_id == bindparam("at_id"),
-    ATTEMPTS.c.number == bindparam("at_number"),
-)
-_UPDATE_MESSAGE: Final = update(MESSAGES).where(_THIS_MESSAGE)
-_UPDATE_DUE: Final = update(DUE).where(_THIS_DUE)
-_DELETE_DUE: Final = delete(DUE).where(_THIS_DUE)
-_UPDATE_ATTEMPT: Final = update(ATTEMPTS).where(_THIS_ATTEMPT)
-# A message with an open attempt is `sending`, unless a receipt came before the outcome: what it said stands.
-_STILL_SENDING: Final = MESSAGES.c.status == Status.SENDING.value
-_FINISH_MESSAGE: Final = _UPDATE_MESSAGE.values(
-    status=case((_STILL_SENDING, bindparam("to_status")), else_=MESSAGES.c.status),
-    failure_reason=case((_STILL_SENDING, bindparam("to_reason")), else_=MESSAGES.c.failure_reason),
-    failure_code=case((_STILL_SENDING, bindparam("to_code")), else_=MESSAGES.c.failure_code),
-    carrier_message_id=bindparam("to_carrier_message_id"),
-    sent_at_ms=func.coalesce(MESSAGES.c.sent_at_ms, bindparam("to_sent_at_ms")),
-    updated_at_ms=bindparam("to_updated_at_ms"),
-)
+from services.delivery.tables import ATTEMPTS, DUE, MESSAGES, RECEIPTS, REPLIES
 
 
 class SqlMessageStore:
@@ -75,11 +49,21 @@ class SqlMessageStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, messages: Sequence[NewMessage]) -> None:
-        """Insert message and due row together."""
+    async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
+        """Claim keys, then insert messages and due rows, in one transaction."""
         async with self._database.write() as connection:
-            await connection.execute(insert(MESSAGES), [rows.new_message(message) for message in messages])
-            await connection.execute(insert(DUE), [rows.new_due(message) for message in messages])
+            known = await self._repeats(connection, messages)
+            fresh = [message for message in messages if _is_stored(message, known.get(message.id))]
+            if fresh:
+                await connection.execute(insert(MESSAGES), [rows.new_message(message) for message in fresh])
+                await sql_queue.enter(connection, [_queue_entry(message) for message in fresh])
+            firsts = await _first_messages(connection, known)
+        return [_answer(message, known.get(message.id), firsts) for message in messages]
+
+    async def _repeats(self, connection: AsyncConnection, messages: Sequence[NewMessage]) -> dict[str, Repeat]:
+        if not any(message.idempotency or message.dedupe for message in messages):
+            return {}
+        return await sql_keys.repeats(connection, messages, to_milliseconds(messages[-1].created_at))
 
     async def claim(
         self,
@@ -93,18 +77,13 @@ class SqlMessageStore:
         """Lock due rows, decide, and write the ledger, in one transaction."""
         now_ms = to_milliseconds(now)
         async with self._database.write() as connection:
-            wanted = (
-                select(DUE.c.message_id, DUE.c.token)
-                .where(DUE.c.shard == shard, DUE.c.due_at_ms <= now_ms)
-                .order_by(DUE.c.due_at_ms)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-            tokens = {row.message_id: row.token + 1 for row in await connection.execute(wanted)}
+            await sql_queue.promote(connection, shard, now_ms)
+            taken = await sql_queue.take(connection, shard, limit)
+            tokens = {message_id: token + 1 for message_id, token in taken.items()}
             if not tokens:
                 return []
-            due = await _due_messages(connection, shard, list(tokens))
-            await _close_lost_attempts(connection, due, now_ms)
+            due = await sql_ledger.due_messages(connection, shard, list(tokens))
+            await sql_ledger.close_lost(connection, due, now_ms)
             plan = [(entry, decide(entry)) for entry in due]
             started = [
                 StartedAttempt(
@@ -118,31 +97,31 @@ class SqlMessageStore:
                 for entry, decision in plan
                 if isinstance(decision, Begin)
             ]
-            await _start(connection, started, now_ms, to_milliseconds(lease_until))
-            await _settle_without_attempt(connection, plan, now_ms)
+            await sql_ledger.start(connection, started, now_ms, to_milliseconds(lease_until))
+            await sql_ledger.settle_without_attempt(connection, plan, now_ms)
             return started
 
     async def renew(self, attempts: Sequence[StartedAttempt], lease_until: datetime) -> set[str]:
         """Move the end of the leases that still carry the caller's token."""
         async with self._database.write() as connection:
-            held = await _tokens(connection, [attempt.message.id for attempt in attempts])
+            held = await sql_ledger.tokens(connection, [attempt.message.id for attempt in attempts])
             mine = [a.message.id for a in attempts if held.get(a.message.id) == a.token]
             if mine:
                 due_at_ms = to_milliseconds(lease_until)
                 await connection.execute(
-                    _UPDATE_DUE.values(due_at_ms=due_at_ms), [_at(message_id) for message_id in mine]
+                    UPDATE_DUE.values(due_at_ms=due_at_ms), [at(message_id) for message_id in mine]
                 )
             return set(mine)
 
     async def finish(self, attempts: Sequence[FinishedAttempt]) -> list[bool]:
         """Close the attempts that are still open under the caller's token, and move their messages on."""
         async with self._database.write() as connection:
-            open_tokens = await _open_attempts(connection, [attempt.message_id for attempt in attempts])
+            open_tokens = await sql_ledger.open_tokens(connection, [attempt.message_id for attempt in attempts])
             verdicts = [open_tokens.get((a.message_id, a.number)) == a.token for a in attempts]
             mine = [attempt for attempt, is_mine in zip(attempts, verdicts, strict=True) if is_mine]
             if mine:
-                await _close_attempts(connection, mine)
-                await _leave_or_requeue(connection, mine)
+                await sql_ledger.close(connection, mine)
+                await sql_ledger.leave_or_requeue(connection, mine)
             return verdicts
 
     async def release_leases(self, now: datetime) -> int:
@@ -154,37 +133,52 @@ class SqlMessageStore:
             return released.rowcount
 
     async def next_due(self, shard: int) -> datetime | None:
-        """Read the head of the due index."""
+        """Read the heads of the two due indexes."""
         async with self._database.read() as connection:
-            head = await connection.scalar(select(func.min(DUE.c.due_at_ms)).where(DUE.c.shard == shard))
+            head = await sql_queue.next_due_ms(connection, shard)
         return None if head is None else from_milliseconds(head)
 
     async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[bool]:
         """Insert the receipts that are new and move their messages forward."""
         async with self._database.write() as connection:
-            current = await _statuses(connection, [receipt.message_id for receipt in receipts])
+            current = await sql_receipts.statuses(connection, [receipt.message_id for receipt in receipts])
             known = [receipt for receipt in receipts if receipt.message_id in current]
             if known:
                 await connection.execute(
-                    _insert_ignoring(connection, ReceiptRow), [rows.new_receipt(receipt) for receipt in known]
+                    insert_ignoring(connection, RECEIPTS), [rows.new_receipt(receipt) for receipt in known]
                 )
-                await _apply(connection, known, current)
+                await sql_receipts.move(connection, known, current)
             return [receipt.message_id in current for receipt in receipts]
 
     async def awaiting_receipt(self, carriers: Sequence[str], sent_before: datetime, limit: int) -> list[Message]:
-        """Read the partial index over sent messages."""
-        wanted = (
+        """Read the waiting part of the due-queue and the partial index over sent messages."""
+        before_ms = to_milliseconds(sent_before)
+        in_doubt = (
+            select(MESSAGES)
+            .join(DUE, and_(DUE.c.shard == MESSAGES.c.shard, DUE.c.message_id == MESSAGES.c.id))
+            .where(
+                DUE.c.rank.is_(None),
+                DUE.c.claimed.is_(False),
+                MESSAGES.c.status == Status.SENDING.value,
+                MESSAGES.c.carrier.in_(carriers),
+                MESSAGES.c.updated_at_ms < before_ms,
+            )
+            .order_by(DUE.c.due_at_ms)
+            .limit(limit)
+        )
+        sent = (
             select(MESSAGES)
             .where(
                 MESSAGES.c.status == Status.SENT.value,
                 MESSAGES.c.carrier.in_(carriers),
-                MESSAGES.c.sent_at_ms < to_milliseconds(sent_before),
+                MESSAGES.c.sent_at_ms < before_ms,
             )
             .order_by(MESSAGES.c.sent_at_ms)
             .limit(limit)
         )
         async with self._database.read() as connection:
-            return [rows.message(row) for row in await connection.execute(wanted)]
+            found = [rows.message(row) for wanted in (in_doubt, sent) for row in await connection.execute(wanted)]
+        return found[:limit]
 
     async def add_reply(self, reply: Reply, matched_since: datetime) -> None:
         """Find the message that it answers and insert it, unless it is there."""
@@ -201,7 +195,7 @@ class SqlMessageStore:
         async with self._database.write() as connection:
             tenant_id, message_id = (await connection.execute(newest)).first() or (None, None)
             await connection.execute(
-                _insert_ignoring(connection, ReplyRow), [rows.new_reply(reply, tenant_id, message_id)]
+                insert_ignoring(connection, REPLIES), [rows.new_reply(reply, tenant_id, message_id)]
             )
 
     async def get(self, tenant_id: str, message_id: str) -> Message | None:
@@ -247,6 +241,49 @@ class SqlMessageStore:
         async with self._database.read() as connection:
             return [rows.message(row) for row in await connection.execute(query)]
 
+    async def resolve(self, tenant_id: str, message_id: str, resolution: Resolution, now: datetime) -> ResolveResult:
+        """Settle or requeue under the message's lock."""
+        now_ms = to_milliseconds(now)
+        async with self._database.write() as connection:
+            message = await _message(connection, tenant_id, message_id, for_update=True)
+            if message is None:
+                return ResolveResult.NOT_FOUND
+            if message.status is not Status.UNKNOWN:
+                return ResolveResult.NOT_HELD
+            changes: dict[str, object] = {"status": _STATUS_RESOLVED[resolution].value, "updated_at_ms": now_ms}
+            if resolution is Resolution.SENT:
+                changes |= {"sent_at_ms": now_ms, **rows.failure_columns(None)}
+            if resolution is Resolution.RESEND:
+                # The operator has decided: from now on this one message is to be sent, whatever the policy was.
+                changes |= {"on_unknown": OnUnknown.RESEND.value}
+                lane = lane_of(message.integration_id or message.tenant_id, message.priority)
+                await sql_queue.enter(connection, [(message_id, lane, now_ms)])
+            await connection.execute(UPDATE_MESSAGE.values(**changes), [at(message_id)])
+            return ResolveResult.RESOLVED
+
+    async def remove_finished(self, shard: int, before: datetime, limit: int) -> int:
+        """Walk the primary key, whose ids sort by time, and delete what hangs on a message before the message."""
+        ended = [status.value for status in (*TERMINAL, Status.SENT, Status.UNKNOWN)]
+        async with self._database.write() as connection:
+            found = await connection.scalars(
+                select(MESSAGES.c.id)
+                .where(MESSAGES.c.shard == shard, MESSAGES.c.id < new_id("msg", before), MESSAGES.c.status.in_(ended))
+                .order_by(MESSAGES.c.id)
+                .limit(limit)
+            )
+            ids = found.all()
+            if ids:
+                for table in (ATTEMPTS, RECEIPTS):
+                    await connection.execute(delete(table).where(table.c.shard == shard, table.c.message_id.in_(ids)))
+                await connection.execute(delete(REPLIES).where(REPLIES.c.message_id.in_(ids)))
+                await connection.execute(delete(MESSAGES).where(MESSAGES.c.shard == shard, MESSAGES.c.id.in_(ids)))
+            return len(ids)
+
+    async def remove_expired_keys(self, now: datetime, limit: int) -> int:
+        """Walk the index by expiry."""
+        async with self._database.write() as connection:
+            return await sql_keys.remove_expired(connection, to_milliseconds(now), limit)
+
     async def cancel(self, tenant_id: str, message_id: str, now: datetime) -> CancelResult:
         """Cancel under the same lock that a claim takes."""
         async with self._database.write() as connection:
@@ -256,24 +293,63 @@ class SqlMessageStore:
             if message.status is not Status.QUEUED or message.attempts:
                 return CancelResult.BEGUN
             await connection.execute(
-                _UPDATE_MESSAGE.values(status=Status.CANCELED.value, updated_at_ms=to_milliseconds(now)),
-                [_at(message_id)],
+                UPDATE_MESSAGE.values(status=Status.CANCELED.value, updated_at_ms=to_milliseconds(now)),
+                [at(message_id)],
             )
-            await connection.execute(_DELETE_DUE, [_at(message_id)])
+            await connection.execute(DELETE_DUE, [at(message_id)])
             return CancelResult.CANCELED
 
 
-def _at(message_id: str) -> dict[str, object]:
-    return {"at_shard": shard_of(message_id), "at_id": message_id}
+_STATUS_RESOLVED: Final = {
+    Resolution.SENT: Status.SENT,
+    Resolution.FAILED: Status.FAILED,
+    Resolution.RESEND: Status.QUEUED,
+}
 
 
-def _shards(message_ids: Iterable[str]) -> list[int]:
-    return sorted({shard_of(message_id) for message_id in message_ids})
+def _is_stored(message: NewMessage, repeat: Repeat | None) -> bool:
+    if repeat is None:
+        return True
+    return not repeat.replayed and message.dedupe is not None and not message.dedupe.suppresses
 
 
-def _insert_ignoring(connection: AsyncConnection, table: type[SQLModel]) -> Any:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()
+def _queue_entry(message: NewMessage) -> tuple[str, Lane, int]:
+    lane = lane_of(message.integration_id or message.tenant_id, message.priority)
+    return message.id, lane, to_milliseconds(message.created_at)
+
+
+async def _first_messages(connection: AsyncConnection, known: Mapping[str, Repeat]) -> dict[str, Message]:
+    ids = {repeat.first_id for repeat in known.values()}
+    if not ids:
+        return {}
+    found = await connection.execute(
+        select(MESSAGES).where(MESSAGES.c.shard.in_(shards_of(ids)), MESSAGES.c.id.in_(ids))
+    )
+    return {row.id: rows.message(row) for row in found}
+
+
+def _answer(message: NewMessage, repeat: Repeat | None, firsts: Mapping[str, Message]) -> Accepted:
+    if repeat is None or _is_stored(message, repeat):
+        return Accepted(
+            message_id=message.id,
+            to=message.to,
+            text=message.text,
+            ref=message.ref,
+            created_at=message.created_at,
+            duplicate=repeat is not None,
+        )
+    # A first message that retention has removed meanwhile is answered in the words of its repeat.
+    first = firsts.get(repeat.first_id)
+    return Accepted(
+        message_id=repeat.first_id,
+        to=first.to if first else message.to,
+        text=first.text if first else message.text,
+        ref=first.ref if first else message.ref,
+        created_at=first.created_at if first else message.created_at,
+        replayed=repeat.replayed,
+        duplicate=repeat.duplicate,
+        mismatch=repeat.mismatch,
+    )
 
 
 async def _message(
@@ -284,185 +360,6 @@ async def _message(
     )
     row = (await connection.execute(query.with_for_update() if for_update else query)).first()
     return None if row is None else rows.message(row)
-
-
-async def _due_messages(connection: AsyncConnection, shard: int, ids: list[str]) -> list[DueMessage]:
-    found = await connection.execute(select(MESSAGES).where(MESSAGES.c.shard == shard, MESSAGES.c.id.in_(ids)))
-    messages = {row.id: rows.message(row) for row in found}
-    tried = [message.id for message in messages.values() if message.attempts]
-    last: dict[str, Row[Any]] = {}
-    if tried:
-        ledger = await connection.execute(
-            select(ATTEMPTS)
-            .where(ATTEMPTS.c.shard == shard, ATTEMPTS.c.message_id.in_(tried))
-            .order_by(ATTEMPTS.c.number)
-        )
-        last = {row.message_id: row for row in ledger}
-    return [
-        DueMessage(
-            message=messages[message_id],
-            last_attempt=rows.attempt(last[message_id]) if message_id in last else None,
-        )
-        for message_id in ids
-    ]
-
-
-async def _close_lost_attempts(connection: AsyncConnection, due: Sequence[DueMessage], now_ms: int) -> None:
-    lost = [
-        {**_at(entry.message.id), "at_number": entry.last_attempt.number}
-        for entry in due
-        if entry.last_attempt and entry.last_attempt.outcome is Outcome.STARTED
-    ]
-    if lost:
-        await connection.execute(
-            _UPDATE_ATTEMPT.values(
-                outcome=Outcome.UNKNOWN.value,
-                finished_at_ms=now_ms,
-                detail="the process that made this attempt stopped before it knew the outcome",
-            ),
-            lost,
-        )
-
-
-async def _start(
-    connection: AsyncConnection, started: Sequence[StartedAttempt], now_ms: int, lease_until_ms: int
-) -> None:
-    if not started:
-        return
-    await connection.execute(
-        _UPDATE_DUE.values(due_at_ms=lease_until_ms, claimed=True, token=bindparam("to_token")),
-        [{**_at(attempt.message.id), "to_token": attempt.token} for attempt in started],
-    )
-    await connection.execute(
-        _UPDATE_MESSAGE.values(
-            status=Status.SENDING.value,
-            attempts=bindparam("to_attempts"),
-            carrier=bindparam("to_carrier"),
-            sender=bindparam("to_sender"),
-            updated_at_ms=now_ms,
-        ),
-        [
-            {**_at(a.message.id), "to_attempts": a.number, "to_carrier": a.carrier, "to_sender": a.sender}
-            for a in started
-        ],
-    )
-    await connection.execute(insert(ATTEMPTS), [rows.new_attempt(attempt, now_ms) for attempt in started])
-    doubled = [{**_at(a.message.id), "at_number": a.number - 1} for a in started if a.possible_duplicate]
-    if doubled:
-        await connection.execute(_UPDATE_ATTEMPT.values(possible_duplicate=True), doubled)
-
-
-async def _settle_without_attempt(
-    connection: AsyncConnection, plan: Sequence[tuple[DueMessage, Decision]], now_ms: int
-) -> None:
-    for entry, decision in plan:
-        at = _at(entry.message.id)
-        if isinstance(decision, Begin):
-            continue
-        if isinstance(decision, Postpone):
-            until_ms = to_milliseconds(decision.until)
-            await connection.execute(_UPDATE_DUE.values(due_at_ms=until_ms, claimed=False, token=DUE.c.token + 1), [at])
-            continue
-        await connection.execute(
-            _UPDATE_MESSAGE.values(
-                status=decision.status.value, updated_at_ms=now_ms, **rows.failure_columns(decision.failure)
-            ),
-            [at],
-        )
-        await connection.execute(_DELETE_DUE, [at])
-
-
-async def _tokens(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, int]:
-    held = await connection.execute(
-        select(DUE.c.message_id, DUE.c.token)
-        .where(DUE.c.shard.in_(_shards(ids)), DUE.c.message_id.in_(ids))
-        .with_for_update()
-    )
-    return {row.message_id: row.token for row in held}
-
-
-async def _open_attempts(connection: AsyncConnection, ids: Sequence[str]) -> dict[tuple[str, int], int]:
-    found = await connection.execute(
-        select(ATTEMPTS.c.message_id, ATTEMPTS.c.number, ATTEMPTS.c.token)
-        .where(
-            ATTEMPTS.c.shard.in_(_shards(ids)),
-            ATTEMPTS.c.message_id.in_(ids),
-            ATTEMPTS.c.outcome == Outcome.STARTED.value,
-        )
-        .with_for_update()
-    )
-    return {(row.message_id, row.number): row.token for row in found}
-
-
-async def _close_attempts(connection: AsyncConnection, attempts: Sequence[FinishedAttempt]) -> None:
-    await connection.execute(
-        _UPDATE_ATTEMPT.values(
-            outcome=bindparam("to_outcome"),
-            finished_at_ms=bindparam("to_finished_at_ms"),
-            detail=bindparam("to_detail"),
-        ),
-        [
-            {
-                **_at(attempt.message_id),
-                "at_number": attempt.number,
-                "to_outcome": attempt.outcome.value,
-                "to_finished_at_ms": to_milliseconds(attempt.finished_at),
-                "to_detail": attempt.detail,
-            }
-            for attempt in attempts
-        ],
-    )
-    await connection.execute(_FINISH_MESSAGE, [rows.finished_message(attempt) for attempt in attempts])
-
-
-async def _leave_or_requeue(connection: AsyncConnection, attempts: Sequence[FinishedAttempt]) -> None:
-    done = [_at(attempt.message_id) for attempt in attempts if attempt.retry_at is None]
-    again = [
-        {**_at(attempt.message_id), "to_due_at_ms": to_milliseconds(attempt.retry_at)}
-        for attempt in attempts
-        if attempt.retry_at is not None
-    ]
-    if done:
-        await connection.execute(_DELETE_DUE, done)
-    if again:
-        await connection.execute(_UPDATE_DUE.values(due_at_ms=bindparam("to_due_at_ms"), claimed=False), again)
-
-
-async def _statuses(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, Status]:
-    found = await connection.execute(
-        select(MESSAGES.c.id, MESSAGES.c.status)
-        .where(MESSAGES.c.shard.in_(_shards(ids)), MESSAGES.c.id.in_(ids))
-        .with_for_update()
-    )
-    return {row.id: Status(row.status) for row in found}
-
-
-async def _apply(connection: AsyncConnection, receipts: Sequence[Receipt], current: dict[str, Status]) -> None:
-    moved: list[dict[str, object]] = []
-    ended: list[dict[str, object]] = []
-    for receipt in receipts:
-        before = current[receipt.message_id]
-        after = status_after_receipt(before, receipt.status)
-        if after is before:
-            continue
-        current[receipt.message_id] = after
-        moved.append(rows.message_after_receipt(receipt, after))
-        if after in TERMINAL:
-            ended.append(_at(receipt.message_id))
-    if moved:
-        await connection.execute(
-            _UPDATE_MESSAGE.values(
-                status=bindparam("to_status"),
-                failure_reason=bindparam("to_reason"),
-                failure_code=bindparam("to_code"),
-                updated_at_ms=bindparam("to_updated_at_ms"),
-                sent_at_ms=func.coalesce(MESSAGES.c.sent_at_ms, bindparam("to_updated_at_ms")),
-                delivered_at_ms=func.coalesce(bindparam("to_delivered_at_ms"), MESSAGES.c.delivered_at_ms),
-            ),
-            moved,
-        )
-    if ended:
-        await connection.execute(_DELETE_DUE, ended)
 
 
 def _conditions(wanted: MessageFilter) -> list[Any]:

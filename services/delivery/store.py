@@ -10,6 +10,7 @@ from typing import Protocol
 
 from servicekit.paging import PageRequest
 from services.delivery.domain import (
+    Accepted,
     Attempt,
     Failure,
     History,
@@ -19,6 +20,7 @@ from services.delivery.domain import (
     Outcome,
     Receipt,
     Reply,
+    Resolution,
     Status,
 )
 
@@ -100,6 +102,14 @@ class CancelResult(Enum):
     BEGUN = "begun"  # an attempt has begun, or the message is at its end
 
 
+class ResolveResult(Enum):
+    """What came of a wish to resolve."""
+
+    RESOLVED = "resolved"
+    NOT_FOUND = "not_found"
+    NOT_HELD = "not_held"
+
+
 class MessageStore(Protocol):
     """Messages, the due-queue, the ledger of attempts, receipts and replies.
 
@@ -107,8 +117,14 @@ class MessageStore(Protocol):
     UnavailableError when the database can not be had; nothing has changed then.
     """
 
-    async def add(self, messages: Sequence[NewMessage]) -> None:
-        """Store messages as `queued` and due at once: all of them or none."""
+    async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
+        """Store messages as `queued` and due at once, all of them or none; return the answer to each.
+
+        A message whose idempotency key is held, within the batch or before it, is not stored: its answer is the first
+        request's, or a mismatch when that had another body. One whose dedupe key is held is not stored if its rule
+        suppresses, and marked as a duplicate in any case. Keys count until they expire. Of concurrent calls with the
+        same key one stores, and the others wait and return its answer.
+        """
 
     async def claim(
         self,
@@ -119,7 +135,9 @@ class MessageStore(Protocol):
         limit: int,
         decide: Callable[[DueMessage], Decision],
     ) -> list[StartedAttempt]:
-        """Take at most `limit` due messages of one shard, longest due first, and begin attempts as `decide` says.
+        """Take at most `limit` due messages of one shard, fairly, and begin attempts as `decide` says.
+
+        Integrations take turns, each in the order of its messages, and priorities in proportion (`fair_order`).
 
         No two callers get the same message before `lease_until`, whatever process or machine they are on. The attempts
         that are returned are committed as `started`, their messages are `sending` and count them. A last attempt that
@@ -140,16 +158,20 @@ class MessageStore(Protocol):
         """Make every claimed message due at once; return how many. Only for a caller that knows it is alone."""
 
     async def next_due(self, shard: int) -> datetime | None:
-        """Return when the shard's next message is due; None when its queue is empty."""
+        """Return when a shard has something to do, a time in the past for now; None when its queue is empty."""
 
     async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[bool]:
         """Record receipts and move their messages forward; return for each whether its message exists.
 
-        A repeat changes nothing. A message that reaches a terminal status leaves the due-queue.
+        A repeat changes nothing. A message that a carrier has, by its word, leaves the due-queue.
         """
 
     async def awaiting_receipt(self, carriers: Sequence[str], sent_before: datetime, limit: int) -> list[Message]:
-        """Return messages that these carriers took before a time and that have no final receipt, longest first."""
+        """Return messages whose fate only these carriers know, and that have not changed since a time.
+
+        First those that wait because the outcome of their last attempt is unknown, then those that were taken and have
+        no final receipt; longest first.
+        """
 
     async def add_reply(self, reply: Reply, matched_since: datetime) -> None:
         """Store a reply once, matched to the newest message that went from its recipient to its sender since a time."""
@@ -165,6 +187,15 @@ class MessageStore(Protocol):
 
         Messages that are added meanwhile never make a page repeat or skip one.
         """
+
+    async def resolve(self, tenant_id: str, message_id: str, resolution: Resolution, now: datetime) -> ResolveResult:
+        """Settle a message that is `unknown`, or make it due again; nothing changes unless it says RESOLVED."""
+
+    async def remove_finished(self, shard: int, before: datetime, limit: int) -> int:
+        """Delete at most `limit` messages that ended and were accepted before a time, with all that hangs on them."""
+
+    async def remove_expired_keys(self, now: datetime, limit: int) -> int:
+        """Delete at most `limit` idempotency and dedupe keys that count no more."""
 
     async def cancel(self, tenant_id: str, message_id: str, now: datetime) -> CancelResult:
         """Cancel a message that no attempt has begun for; once it says CANCELED, none ever will."""

@@ -28,6 +28,9 @@ def timeline(history: History) -> list[Step]:
     steps = [Step(at=message.created_at, event="accepted", status=Status.QUEUED, detail="accepted, and on disk")]
     for attempt in history.attempts:
         steps.extend(_attempt_steps(attempt))
+    if message.status is Status.UNKNOWN:
+        detail = "held: nobody can know whether the carrier has it; resolve it as sent, failed or resend"
+        steps.append(Step(at=message.updated_at, event="held", status=Status.UNKNOWN, detail=detail))
     steps.extend(_receipt_step(receipt) for receipt in history.receipts)
     steps.extend(_reply_step(reply) for reply in history.replies)
     if message.status is Status.CANCELED:

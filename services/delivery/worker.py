@@ -14,10 +14,12 @@ from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
 from services.delivery.dispatch import Dispatcher
 from services.delivery.follow_up import FollowUp
+from services.delivery.housekeeping import Housekeeping
 
 POLL_SECONDS: Final = 0.25
 RENEW_SECONDS: Final = 10.0
 LOOK_UP_SECONDS: Final = 2.0
+CLEAN_SECONDS: Final = 60.0
 OUTAGE_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
@@ -39,18 +41,23 @@ class Worker:
         store: KnowsDueTime,
         dispatcher: Dispatcher,
         follow_up: FollowUp,
+        housekeeping: Housekeeping,
         clock: Clock,
         random: Callable[[], float],
         shards: Sequence[int],
+        renew_seconds: float = RENEW_SECONDS,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
         self._follow_up = follow_up
+        self._housekeeping = housekeeping
         self._clock = clock
         self._random = random
         self._shards = shards
+        self._renew_seconds = renew_seconds
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     def wake(self) -> None:
         """Look for due messages now: some were stored, or there is room for more."""
@@ -60,19 +67,24 @@ class Worker:
         """Begin the loops."""
         self._loops = [
             asyncio.create_task(self._forever(self._send_due)),
-            asyncio.create_task(self._forever(self._every(RENEW_SECONDS, self._dispatcher.renew_leases))),
+            asyncio.create_task(self._forever(self._every(self._renew_seconds, self._dispatcher.renew_leases))),
             asyncio.create_task(self._forever(self._every(LOOK_UP_SECONDS, self._follow_up.look_up_missing))),
+            asyncio.create_task(self._forever(self._every(CLEAN_SECONDS, self._housekeeping.clean))),
         ]
 
     async def stop(self, drain_seconds: float) -> None:
         """Claim nothing more, and wait for what is in flight."""
-        sending, renewing, looking_up = self._loops
-        await _ended(sending, looking_up)
+        sending, renewing, *others = self._loops
+        self._stopping = True
+        self.wake()
+        # Not cancelled: an attempt that is committed as started must be made.
+        await asyncio.wait([sending])
+        await _ended(*others)
         await self._dispatcher.drain(drain_seconds)
         await _ended(renewing)
 
     async def _forever(self, once: Callable[[], Awaitable[None]]) -> None:
-        while True:
+        while not self._stopping:
             try:
                 await once()
             except UnavailableError as error:
@@ -91,7 +103,7 @@ class Worker:
             await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
-        while True:
+        while not self._stopping:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS * (0.5 + self._random())):
                     await self._wake.wait()

@@ -11,12 +11,22 @@ from google.api.httpbody_pb2 import HttpBody
 
 from servicekit import calls
 from servicekit.clock import from_milliseconds
-from servicekit.errors import NotFoundError
+from servicekit.errors import IdempotencyMismatchError, NotFoundError
 from services.ingress.check_readiness import PartState
-from services.ingress.domain import AcceptedMessage, IngressKey, Integration, MappingPaths, NewMessage, Payload, Preview
+from services.ingress.domain import (
+    AcceptedMessage,
+    DedupeKey,
+    DedupeRule,
+    Idempotency,
+    IngressKey,
+    Integration,
+    MappingPaths,
+    NewMessage,
+    Payload,
+    Preview,
+)
 from services.ingress.explain_payload import Explanation
 from services.ingress.mapping import FieldTrace
-from services.ingress.receive_payload import ReceivedPayload
 from services.ingress.strict_json import render
 from textway.delivery.v1 import submission_service_pb2 as delivery
 from textway.ingress.v1 import health_service_pb2 as health_v1
@@ -54,14 +64,16 @@ def _headers(context: Context) -> Mapping[str, tuple[str, ...]]:
     return headers
 
 
-def ingest_response(received: ReceivedPayload) -> ingress_v1.IngestResponse:
+def ingest_response(accepted: AcceptedMessage) -> ingress_v1.IngestResponse:
     """Return the answer to a payload that was accepted."""
     return ingress_v1.IngestResponse(
-        id=received.accepted.id,
-        status=received.accepted.status,
-        to=received.message.to,
-        text=received.message.text,
-        ref=received.message.ref,
+        id=accepted.id,
+        status=accepted.status,
+        to=accepted.to,
+        text=accepted.text,
+        ref=accepted.ref,
+        # Unset, so that answers to payloads that are no repeats look as they always did.
+        duplicate=True if accepted.duplicate else None,
     )
 
 
@@ -79,6 +91,7 @@ def explain_response(explanation: Explanation) -> ingress_v1.ExplainResponse:
         segments=preview.segments if preview else 0,
         encoding=preview.encoding if preview else "",
         carrier=preview.carrier if preview else "",
+        dedupe_value=trace.result_of("dedupe") or None,
     )
 
 
@@ -101,10 +114,19 @@ def integration_from(config: registry.IntegrationConfig) -> Integration:
         tenant_active=config.tenant_active,
         ingress_keys=tuple(_key_from(key) for key in config.ingress_keys),
         paths=MappingPaths(
-            to=config.to_path, text=config.text_path, ref=config.ref_path, default_region=config.default_region
+            to=config.to_path,
+            text=config.text_path,
+            ref=config.ref_path,
+            dedupe=config.dedupe_key,
+            default_region=config.default_region,
         ),
         signing_secrets=tuple(config.signing_secrets),
         signing_header=config.signing_header,
+        priority=config.priority,
+        on_unknown=config.on_unknown,
+        dedupe=DedupeRule(window_seconds=config.dedupe_window_seconds, mode=config.dedupe_mode)
+        if config.dedupe_key
+        else None,
         revision=config.revision,
     )
 
@@ -122,12 +144,38 @@ def submission_of(message: NewMessage) -> delivery.Submission:
         to=message.to,
         text=message.text,
         ref=message.ref,
+        priority=message.priority,
+        on_unknown=message.on_unknown,
+        idempotency=_idempotency_of(message.idempotency) if message.idempotency else None,
+        dedupe=_dedupe_of(message.dedupe) if message.dedupe else None,
     )
 
 
-def accepted_from(response: delivery.SubmitMessagesResponse) -> list[AcceptedMessage]:
-    """Return what Delivery has on disk, in the order of the submissions."""
-    return [AcceptedMessage(id=message.id, status=message.status) for message in response.accepted]
+def _idempotency_of(idempotency: Idempotency) -> delivery.Idempotency:
+    return delivery.Idempotency(key=idempotency.key, request_sha256=idempotency.request_sha256)
+
+
+def _dedupe_of(dedupe: DedupeKey) -> delivery.DedupeKey:
+    return delivery.DedupeKey(value=dedupe.value, window_seconds=dedupe.rule.window_seconds, mode=dedupe.rule.mode)
+
+
+def accepted_from(response: delivery.SubmitMessagesResponse) -> list[AcceptedMessage | IdempotencyMismatchError]:
+    """Return what Delivery has on disk, or why not, in the order of the submissions."""
+    return [_accepted_from(message) for message in response.accepted]
+
+
+def _accepted_from(message: delivery.AcceptedMessage) -> AcceptedMessage | IdempotencyMismatchError:
+    if message.idempotency_mismatch:
+        return IdempotencyMismatchError()
+    return AcceptedMessage(
+        id=message.id,
+        status=message.status,
+        to=message.to,
+        text=message.text,
+        ref=message.ref,
+        replayed=message.replayed,
+        duplicate=message.duplicate,
+    )
 
 
 def preview_from(response: delivery.PreviewMessageResponse) -> Preview:

@@ -9,7 +9,7 @@ import structlog
 
 from servicekit import clients
 from servicekit.batching import Batcher
-from servicekit.errors import RemoteError, UnavailableError
+from servicekit.errors import IdempotencyMismatchError, RemoteError, UnavailableError
 from services.ingress import convert
 from services.ingress.domain import AcceptedMessage, NewMessage, Preview
 from textway.delivery.v1 import submission_service_pb2_grpc
@@ -21,6 +21,9 @@ CALLS_AT_ONCE: Final = 4
 CALL_SECONDS: Final = 4.0
 PART: Final = "Delivery"
 
+# What became of one message of a call. One that is refused costs the others nothing.
+Outcome = AcceptedMessage | IdempotencyMismatchError | RemoteError
+
 log = structlog.get_logger(__name__)
 
 
@@ -29,13 +32,18 @@ class DeliveryOutbox:
 
     def __init__(self, delivery: submission_service_pb2_grpc.SubmissionServiceAsyncStub) -> None:
         self._delivery = delivery
-        self._batcher: Batcher[NewMessage, AcceptedMessage | RemoteError] = Batcher(
+        self._batcher: Batcher[NewMessage, Outcome] = Batcher(
             self._submit_together, max_size=MAX_MESSAGES_PER_CALL, concurrency=CALLS_AT_ONCE
         )
 
     async def submit(self, message: NewMessage) -> AcceptedMessage:
-        """Return once the message is on disk; raise UnavailableError otherwise."""
+        """Return once the message, or the first of which it is a repeat, is on disk.
+
+        Raises IdempotencyMismatchError for a key that came with another body before, else UnavailableError.
+        """
         result = await self._batcher.submit(message)
+        if isinstance(result, IdempotencyMismatchError):
+            raise result
         if isinstance(result, RemoteError):
             # Ingress checks all that Delivery checks, so that a refusal is a defect and not the sender's fault.
             log.error("message refused by delivery", integration_id=message.integration_id, reason=result.reason)
@@ -52,19 +60,19 @@ class DeliveryOutbox:
         """Return when everything that was submitted has its answer."""
         await self._batcher.drain()
 
-    async def _submit_together(self, messages: Sequence[NewMessage]) -> list[AcceptedMessage | RemoteError]:
+    async def _submit_together(self, messages: Sequence[NewMessage]) -> list[Outcome]:
         try:
-            return [*await self._call(messages)]
+            return await self._call(messages)
         except RemoteError as refusal:
             if len(messages) == 1:
                 return [refusal]
         # All of a call is refused when one message is. Nothing is stored then, and no sender pays for another's.
-        results: list[AcceptedMessage | RemoteError] = []
+        results: list[Outcome] = []
         for message in messages:
             results += await self._submit_together([message])
         return results
 
-    async def _call(self, messages: Sequence[NewMessage]) -> list[AcceptedMessage]:
+    async def _call(self, messages: Sequence[NewMessage]) -> list[Outcome]:
         request = SubmitMessagesRequest(submissions=[convert.submission_of(message) for message in messages])
         response = await clients.call(self._delivery.SubmitMessages, request, part=PART, timeout_seconds=CALL_SECONDS)
-        return convert.accepted_from(response)
+        return [*convert.accepted_from(response)]

@@ -11,15 +11,21 @@ MAX_BODY_BYTES: Final = 262_144
 # Counted in Unicode code points, as the sender's language counts a string. Segments are Delivery's matter.
 MAX_TEXT_CHARACTERS: Final = 1_600
 MAX_REF_CHARACTERS: Final = 64
+# A longer dedupe value goes on as its hash.
+MAX_DEDUPE_CHARACTERS: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class MappingPaths:
-    """Where an integration's payloads have their recipient, text and reference, as its owner wrote it."""
+    """Where an integration's payloads have their recipient, text and reference, as its owner wrote it.
+
+    `dedupe` is where they have what tells that two of them mean the same message; empty for nowhere.
+    """
 
     to: str
     text: str
     ref: str = ""
+    dedupe: str = ""
     default_region: str = ""
 
 
@@ -29,6 +35,14 @@ class IngressKey:
 
     sha256: bytes = field(repr=False)
     expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupeRule:
+    """For how long a payload's dedupe value is remembered, and what is done about a repeat."""
+
+    window_seconds: int
+    mode: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +56,9 @@ class Integration:
     paths: MappingPaths
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     signing_header: str = "X-Webhook-Signature"
+    priority: str = ""
+    on_unknown: str = ""
+    dedupe: DedupeRule | None = None
     revision: int = 0
 
     def answers_to(self, sha256: bytes, now: datetime) -> bool:
@@ -64,22 +81,49 @@ class Payload:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Idempotency:
+    """The sender's own key for a request, and what the request's body was."""
+
+    key: str
+    request_sha256: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupeKey:
+    """What a payload is compared by, and under which rule."""
+
+    value: str
+    rule: DedupeRule
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewMessage:
-    """What Delivery is asked to send."""
+    """What Delivery is asked to send, and by what it knows a repeat. Empty words stand for Delivery's defaults."""
 
     tenant_id: str
     integration_id: str
     to: str
     text: str = field(repr=False)
     ref: str
+    priority: str = ""
+    on_unknown: str = ""
+    idempotency: Idempotency | None = None
+    dedupe: DedupeKey | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptedMessage:
-    """What Delivery has on disk."""
+    """What Delivery has on disk: the message that was submitted, or the first one of which it is a repeat."""
 
     id: str
     status: str
+    to: str
+    text: str = field(repr=False)
+    ref: str
+    # The sender's key was known.
+    replayed: bool = False
+    # The dedupe value was known.
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

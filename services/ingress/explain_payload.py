@@ -10,7 +10,7 @@ from servicekit.ids import is_id
 from services.ingress.domain import Integration, NewMessage, Payload, Preview
 from services.ingress.errors import InvalidJsonError, InvalidSignatureError, SignatureProblem, TenantInactiveError
 from services.ingress.mapping import Trace
-from services.ingress.read_payload import refuse_unreadable, trace_payload, verify_signature
+from services.ingress.read_payload import message_of, refuse_unreadable, trace_payload, verify_signature
 
 ACCEPTED: Final = "accepted"
 
@@ -71,7 +71,7 @@ class ExplainPayload:
         if error is None or isinstance(error, InvalidSignatureError):
             trace, problem = _traced(integration, payload)
             error = error or problem
-        preview = None if error else await self._previewer.preview(_message(integration, trace))
+        preview = None if error else await self._previewer.preview(message_of(integration, trace))
         return Explanation(trace=trace, signature=signature, error=error, preview=preview)
 
     async def _find(self, tenant_id: str, integration_id: str) -> Integration:
@@ -108,13 +108,3 @@ def _traced(integration: Integration, payload: Payload) -> tuple[Trace, ServiceE
     except InvalidJsonError as error:
         return Trace(), error
     return trace, trace.error
-
-
-def _message(integration: Integration, trace: Trace) -> NewMessage:
-    return NewMessage(
-        tenant_id=integration.tenant_id,
-        integration_id=integration.id,
-        to=trace.result_of("to"),
-        text=trace.result_of("text"),
-        ref=trace.result_of("ref"),
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +12,12 @@ from typing import Final
 from servicekit.errors import Issue, ServiceError, ValidationError
 from servicekit.json_paths import CompiledPath, compile_path
 from servicekit.phone_numbers import NotAPhoneNumberError, normalise
-from services.ingress.domain import MAX_REF_CHARACTERS, MAX_TEXT_CHARACTERS, MappingPaths
+from services.ingress.domain import (
+    MAX_DEDUPE_CHARACTERS,
+    MAX_REF_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    MappingPaths,
+)
 from services.ingress.errors import InvalidRecipientError, MissingFieldsError, TextTooLongError
 from services.ingress.strict_json import JsonNumber, render
 
@@ -18,6 +25,7 @@ RECIPIENT_SHOWN: Final = 64
 
 _WHOLE_NUMBER: Final = re.compile(r"[0-9]+")
 _NOTHING_THERE: Final = "there is nothing at this path"
+_NO_REPEAT_KNOWN: Final = "so that the payload is taken for a new one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +35,7 @@ class Mapping:
     to: CompiledPath
     text: CompiledPath
     ref: CompiledPath | None
+    dedupe: CompiledPath | None
     default_region: str
 
 
@@ -68,16 +77,18 @@ def compile_mapping(paths: MappingPaths) -> Mapping:
         to=compile_path(paths.to),
         text=compile_path(paths.text),
         ref=compile_path(paths.ref) if paths.ref else None,
+        dedupe=compile_path(paths.dedupe) if paths.dedupe else None,
         default_region=paths.default_region,
     )
 
 
 def map_payload(mapping: Mapping, document: object) -> Trace:
-    """Look for recipient, text and reference in a strict JSON document."""
+    """Look for recipient, text, reference and dedupe value in a strict JSON document."""
     to = _map_to(mapping, document)
     text = _map_text(mapping.text, document)
     ref = () if mapping.ref is None else (_map_ref(mapping.ref, document),)
-    fields = (to, text, *ref)
+    dedupe = () if mapping.dedupe is None else (_map_dedupe(mapping.dedupe, document),)
+    fields = (to, text, *ref, *dedupe)
     return Trace(fields=fields, error=_verdict(to, text, fields))
 
 
@@ -150,6 +161,24 @@ def _map_ref(path: CompiledPath, document: object) -> FieldTrace:
         problem = f"it has {len(trace.found)} characters, at most {MAX_REF_CHARACTERS} are kept"
         return _refused(trace, problem, ValidationError([Issue(path=path.text, message=f"The reference: {problem}.")]))
     return _became(trace, str(trace.found))
+
+
+def _map_dedupe(path: CompiledPath, document: object) -> FieldTrace:
+    """Return the value by which a repeat is known. What can not be used as one refuses no payload: it may be new."""
+    values = path.find(document)
+    trace = _found("dedupe", path, values)
+    if trace.is_missing:
+        return _refused(trace, f"{trace.problem}, {_NO_REPEAT_KNOWN}", None)
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values):
+        odd = next(value for value in values if not isinstance(value, str))
+        kind = "null" if odd is None else _kind_of(odd)
+        return _refused(trace, f"it is {kind} where a string or a number is wanted, {_NO_REPEAT_KNOWN}", None)
+    # All of several values count: payloads that agree in the first only would be taken for one.
+    value = str(texts[0]) if len(texts) == 1 else json.dumps(texts, ensure_ascii=False)
+    if len(value) > MAX_DEDUPE_CHARACTERS:
+        value = f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
+    return _became(trace, value)
 
 
 def _found(field: str, path: CompiledPath, values: list[object]) -> FieldTrace:

@@ -1,15 +1,17 @@
-"""The steps from a payload's bytes to its trace, the same for the real thing and for the dry run."""
+"""The steps from a payload's bytes to its message, the same for the real thing and for the dry run."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import structlog
 
+from servicekit import idempotency
 from servicekit.errors import UnavailableError
 from servicekit.json_paths import PathError
 from services.ingress import signatures
-from services.ingress.domain import MAX_BODY_BYTES, Integration, Payload
+from services.ingress.domain import MAX_BODY_BYTES, DedupeKey, Idempotency, Integration, NewMessage, Payload
 from services.ingress.errors import PayloadTooLargeError, UnsupportedEncodingError
 from services.ingress.mapping import Trace, compile_mapping, map_payload
 from services.ingress.strict_json import decode
@@ -50,3 +52,31 @@ def trace_payload(integration: Integration, payload: Payload) -> Trace:
             retry_after_seconds=BROKEN_MAPPING_RETRY_SECONDS,
         ) from error
     return map_payload(mapping, decode(payload.body))
+
+
+def idempotency_of(payload: Payload) -> Idempotency | None:
+    """Return the sender's key for this request, None when it gave none; raise ValidationError for one that is no key.
+
+    Who sends Standard Webhooks gives each event a `webhook-id`, which stays the same when it is sent again.
+    """
+    for header in (idempotency.HEADER, "webhook-id"):
+        key = idempotency.key_from(payload.header(header), header)
+        if key is not None:
+            return Idempotency(key=key, request_sha256=hashlib.sha256(payload.body).digest())
+    return None
+
+
+def message_of(integration: Integration, trace: Trace, key: Idempotency | None = None) -> NewMessage:
+    """Return the message that a mapped payload means."""
+    value, rule = trace.result_of("dedupe"), integration.dedupe
+    return NewMessage(
+        tenant_id=integration.tenant_id,
+        integration_id=integration.id,
+        to=trace.result_of("to"),
+        text=trace.result_of("text"),
+        ref=trace.result_of("ref"),
+        priority=integration.priority,
+        on_unknown=integration.on_unknown,
+        idempotency=key,
+        dedupe=DedupeKey(value=value, rule=rule) if value and rule else None,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
@@ -14,7 +13,13 @@ from servicekit.ids import has_secret_form, has_valid_checksum
 from servicekit.logs import masked_number
 from services.ingress.domain import AcceptedMessage, Integration, NewMessage, Payload
 from services.ingress.errors import TenantInactiveError
-from services.ingress.read_payload import refuse_unreadable, trace_payload, verify_signature
+from services.ingress.read_payload import (
+    idempotency_of,
+    message_of,
+    refuse_unreadable,
+    trace_payload,
+    verify_signature,
+)
 
 KEY_PREFIX: Final = "ig"
 KEY_LENGTH: Final = 32
@@ -36,15 +41,11 @@ class Outbox(Protocol):
     """Who takes messages."""
 
     async def submit(self, message: NewMessage) -> AcceptedMessage:
-        """Return once the message is on disk. Raises UnavailableError when that did not happen, as far as is known."""
+        """Return once the message, or the first one of which it is a repeat, is on disk.
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReceivedPayload:
-    """A payload that became a message."""
-
-    message: NewMessage
-    accepted: AcceptedMessage
+        Raises UnavailableError when that did not happen, as far as is known, and IdempotencyMismatchError when the
+        message's key is known with another body.
+        """
 
 
 class ReceivePayload:
@@ -55,10 +56,11 @@ class ReceivePayload:
         self._outbox = outbox
         self._clock = clock
 
-    async def __call__(self, *, ingress_key: str, payload: Payload) -> ReceivedPayload:
+    async def __call__(self, *, ingress_key: str, payload: Payload) -> AcceptedMessage:
         """Return the accepted message; raise a ServiceError, in which case nothing was stored.
 
-        The signature is checked over the bytes before anything parses them.
+        The signature is checked over the bytes before anything parses them, and whether the request is a repeat is
+        looked up last, in the transaction that stores the message.
         """
         integration = await self._find(ingress_key)
         structlog.contextvars.bind_contextvars(integration_id=integration.id, tenant_id=integration.tenant_id)
@@ -69,16 +71,15 @@ class ReceivePayload:
         trace = trace_payload(integration, payload)
         if trace.error:
             raise trace.error
-        message = NewMessage(
-            tenant_id=integration.tenant_id,
-            integration_id=integration.id,
-            to=trace.result_of("to"),
-            text=trace.result_of("text"),
-            ref=trace.result_of("ref"),
+        accepted = await self._outbox.submit(message_of(integration, trace, idempotency_of(payload)))
+        log.info(
+            "payload accepted",
+            message_id=accepted.id,
+            to=masked_number(accepted.to),
+            replayed=accepted.replayed,
+            duplicate=accepted.duplicate,
         )
-        accepted = await self._outbox.submit(message)
-        log.info("payload accepted", message_id=accepted.id, to=masked_number(message.to))
-        return ReceivedPayload(message=message, accepted=accepted)
+        return accepted
 
     async def _find(self, ingress_key: str) -> Integration:
         if not has_secret_form(ingress_key, KEY_PREFIX, KEY_LENGTH) or not has_valid_checksum(ingress_key):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import grpc
 
 from servicekit import calls
+from servicekit.idempotency import replay_header
 from services.ingress import convert
 from services.ingress.check_readiness import CheckReadiness
 from services.ingress.explain_payload import ExplainPayload
@@ -36,12 +37,12 @@ class IngressServicer(IngressServiceServicer):
 
     async def Ingest(self, request: ingress_v1.IngestRequest, context: Context) -> ingress_v1.IngestResponse:
         """Accept the message that a payload means."""
-        received = await self._receive(
+        accepted = await self._receive(
             ingress_key=convert.path_variable(request.ingress_key, context),
             payload=convert.payload_from(request.payload, context),
         )
-        await calls.answer_with(context, 202)
-        return convert.ingest_response(received)
+        await calls.answer_with(context, 202, **replay_header(replayed=accepted.replayed))
+        return convert.ingest_response(accepted)
 
     async def Explain(self, request: ingress_v1.ExplainRequest, context: Context) -> ingress_v1.ExplainResponse:
         """Show what a payload would become."""

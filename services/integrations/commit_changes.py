@@ -8,12 +8,13 @@ from typing import Final
 
 import structlog
 
-from servicekit.errors import AlreadyExistsError, ConflictError, NotFoundError
+from servicekit.errors import AlreadyExistsError, ConflictError, IdempotencyMismatchError, NotFoundError
 from services.integrations.domain import Change
+from services.integrations.store import AnsweredBeforeError
 from services.integrations.watchers import Broadcaster
 
 # What a store says when it has decided to change nothing.
-_REFUSALS: Final = (AlreadyExistsError, ConflictError, NotFoundError)
+_REFUSALS: Final = (AlreadyExistsError, AnsweredBeforeError, ConflictError, IdempotencyMismatchError, NotFoundError)
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +26,13 @@ class ChangeFeed:
         self._broadcaster = broadcaster
         self._one_at_a_time = asyncio.Lock()
         self._under_way: set[asyncio.Task[Change]] = set()
+        self._newest_revision = 0
 
     async def commit(self, write: Callable[[], Awaitable[Change]]) -> Change:
         """Run a store's write and return what it did, when every watcher has applied it or has been cut off.
 
-        An author who goes away does not stop this half-way: what is committed is always told.
+        What it raises is raised; a repeat's AnsweredBeforeError only when what the first call did is in force too. An
+        author who goes away does not stop this half-way: what is committed is always told.
         """
         task = asyncio.create_task(self._commit(write))
         self._under_way.add(task)
@@ -42,6 +45,15 @@ class ChangeFeed:
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _commit(self, write: Callable[[], Awaitable[Change]]) -> Change:
+        try:
+            change = await self._write_and_publish(write)
+        except AnsweredBeforeError:
+            await self._in_force(self._newest_revision)
+            raise
+        await self._in_force(change.revision)
+        return change
+
+    async def _write_and_publish(self, write: Callable[[], Awaitable[Change]]) -> Change:
         # Without the lock, two changes could be told in another order than that of their commits.
         async with self._one_at_a_time:
             try:
@@ -53,7 +65,10 @@ class ChangeFeed:
                 self._broadcaster.cut_off_all()
                 raise
             self._broadcaster.publish(change.revision, change)
-        cut_off = await self._broadcaster.acknowledged(change.revision)
-        if cut_off:
-            log.warning("watchers cut off", revision=change.revision, count=cut_off)
+            self._newest_revision = change.revision
         return change
+
+    async def _in_force(self, revision: int) -> None:
+        cut_off = await self._broadcaster.acknowledged(revision)
+        if cut_off:
+            log.warning("watchers cut off", revision=revision, count=cut_off)

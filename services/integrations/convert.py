@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from datetime import datetime
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.clock import to_milliseconds
-from services.integrations.domain import ApiKey, Integration, IntegrationChanges, Tenant
-from services.integrations.manage_integrations import IntegrationList, Rotation
+from services.integrations.domain import ApiKey, Dedupe, Integration, IntegrationChanges, RepeatableCall, Tenant
+from services.integrations.manage_integrations import FirstAnswer, IntegrationList, Made, Once, Rotation
 from services.integrations.watch_integrations import Update
 from textway.integrations.v1 import (
     integration_pb2,
@@ -32,6 +35,9 @@ def whole_integration(request: WholeRequest) -> IntegrationChanges:
         signing_header=request.signing_header if request.HasField("signing_header") else None,
         outbound_url=request.outbound_url if request.HasField("outbound_url") else None,
         default_region=request.default_region if request.HasField("default_region") else None,
+        priority=request.priority if request.HasField("priority") else None,
+        on_unknown=request.on_unknown if request.HasField("on_unknown") else None,
+        dedupe=_dedupe_from(request.dedupe) if request.HasField("dedupe") else None,
     )
 
 
@@ -46,7 +52,14 @@ def named_fields(request: integrations_service_pb2.UpdateIntegrationRequest) -> 
         signing_header=request.signing_header if request.HasField("signing_header") else None,
         outbound_url=request.outbound_url if request.HasField("outbound_url") else None,
         default_region=request.default_region if request.HasField("default_region") else None,
+        priority=request.priority if request.HasField("priority") else None,
+        on_unknown=request.on_unknown if request.HasField("on_unknown") else None,
+        dedupe=_dedupe_from(request.dedupe) if request.HasField("dedupe") else None,
     )
+
+
+def _dedupe_from(dedupe: integration_pb2.Dedupe) -> Dedupe:
+    return Dedupe(key=dedupe.key, window_seconds=dedupe.window_seconds, mode=dedupe.mode)
 
 
 def page_size(request: integrations_service_pb2.ListIntegrationsRequest) -> int | None:
@@ -57,6 +70,20 @@ def page_size(request: integrations_service_pb2.ListIntegrationsRequest) -> int 
 def overlap_seconds(request: integrations_service_pb2.RotateIngressKeyRequest) -> int | None:
     """Return the overlap that was asked for, if any."""
     return request.overlap_seconds if request.HasField("overlap_seconds") else None
+
+
+def once(
+    call: tuple[str, str, str | None], request: Message, answer_of: Callable[[Made], Message]
+) -> Once[Made] | None:
+    """Return what makes a call repeatable: its tenant, operation and idempotency key; None when it has no key."""
+    tenant_id, operation, key = call
+    if key is None:
+        return None
+    request_sha256 = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+    return Once(
+        call=RepeatableCall(tenant_id=tenant_id, operation=operation, key=key, request_sha256=request_sha256),
+        answer_of=lambda made: answer_of(made).SerializeToString(),
+    )
 
 
 def to_integration(integration: Integration, public_url: str) -> integration_pb2.Integration:
@@ -74,9 +101,18 @@ def to_integration(integration: Integration, public_url: str) -> integration_pb2
         signing_header=integration.signing_header,
         outbound_url=integration.outbound_url,
         default_region=integration.default_region,
+        priority=integration.priority,
+        on_unknown=integration.on_unknown,
+        dedupe=_to_dedupe(integration.dedupe),
         created_at=_timestamp(integration.created_at),
         updated_at=_timestamp(integration.updated_at),
     )
+
+
+def _to_dedupe(dedupe: Dedupe) -> integration_pb2.Dedupe | None:
+    if not dedupe.key:
+        return None
+    return integration_pb2.Dedupe(key=dedupe.key, window_seconds=dedupe.window_seconds, mode=dedupe.mode)
 
 
 def to_list(page: IntegrationList, public_url: str) -> integrations_service_pb2.ListIntegrationsResponse:
@@ -87,12 +123,26 @@ def to_list(page: IntegrationList, public_url: str) -> integrations_service_pb2.
     )
 
 
+def to_created(made: Integration | FirstAnswer, public_url: str) -> integration_pb2.Integration:
+    """Return what answers a create, for the first time or again."""
+    if isinstance(made, FirstAnswer):
+        return integration_pb2.Integration.FromString(made.answer)
+    return to_integration(made, public_url)
+
+
+def to_rotated(made: Rotation | FirstAnswer, public_url: str) -> integrations_service_pb2.RotateIngressKeyResponse:
+    """Return what answers a rotation, for the first time or again."""
+    if isinstance(made, FirstAnswer):
+        return integrations_service_pb2.RotateIngressKeyResponse.FromString(made.answer)
+    return to_rotation(made, public_url)
+
+
 def to_rotation(rotation: Rotation, public_url: str) -> integrations_service_pb2.RotateIngressKeyResponse:
     """Return a new address, and until when the old one works."""
     return integrations_service_pb2.RotateIngressKeyResponse(
-        id=rotation.integration.id,
-        ingress_key=rotation.integration.ingress_key,
-        ingress_url=_ingress_url(rotation.integration.ingress_key, public_url),
+        id=rotation.integration_id,
+        ingress_key=rotation.ingress_key,
+        ingress_url=_ingress_url(rotation.ingress_key, public_url),
         previous_key_expires_at=_timestamp(rotation.old_key_expires_at),
     )
 
@@ -116,6 +166,11 @@ def to_config(integration: Integration) -> registry_service_pb2.IntegrationConfi
         signing_header=integration.signing_header,
         default_region=integration.default_region,
         revision=integration.revision,
+        priority=integration.priority,
+        on_unknown=integration.on_unknown,
+        dedupe_key=integration.dedupe.key,
+        dedupe_window_seconds=integration.dedupe.window_seconds,
+        dedupe_mode=integration.dedupe.mode,
     )
 
 

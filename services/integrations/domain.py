@@ -22,6 +22,14 @@ INGRESS_KEY_PREFIX: Final = "ig"
 INGRESS_KEY_LENGTH: Final = 32
 
 
+PRIORITIES: Final = ("high", "normal", "low")
+DEFAULT_DEDUPE_SECONDS: Final = 86_400
+# What is done with a message of which nobody can know whether a carrier has it.
+ON_UNKNOWN: Final = ("resend", "hold")
+# Answer with the first message and send nothing more, or send and say so.
+DEDUPE_MODES: Final = ("suppress", "annotate")
+
+
 def sha256(secret: str) -> bytes:
     """Return the only form in which a key is looked up. Keys are random enough to need neither salt nor stretching."""
     return hashlib.sha256(secret.encode()).digest()
@@ -70,6 +78,18 @@ class IngressKey:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dedupe:
+    """The rule by which a payload is known to mean the same message as one before. An empty key is no rule."""
+
+    key: str = ""
+    window_seconds: int = 0
+    mode: str = ""
+
+
+NO_DEDUPE: Final = Dedupe()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Integration:
     """One connected system. `ingress_key` is its newest address, `ingress_keys` are all that lead here.
 
@@ -90,6 +110,9 @@ class Integration:
     signing_header: str
     outbound_url: str
     default_region: str
+    priority: str
+    on_unknown: str
+    dedupe: Dedupe = NO_DEDUPE
     revision: int = 0
     created_at: datetime
     updated_at: datetime
@@ -97,7 +120,10 @@ class Integration:
 
 @dataclass(frozen=True, kw_only=True)
 class IntegrationChanges:
-    """New values for an integration's fields. None keeps what is there; an empty signing secret removes it."""
+    """New values for an integration's fields. None keeps what is there.
+
+    An empty signing secret removes it, and so does a dedupe rule without a key.
+    """
 
     name: str | None = None
     preset: str | None = None
@@ -108,6 +134,9 @@ class IntegrationChanges:
     signing_header: str | None = None
     outbound_url: str | None = None
     default_region: str | None = None
+    priority: str | None = None
+    on_unknown: str | None = None
+    dedupe: Dedupe | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +157,27 @@ class Preset:
     text_path: str
     ref_path: str
     signing_header: str
+    priority: str
+    on_unknown: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatableCall:
+    """A call that its author has given a key: for a day, a repeat changes nothing and is answered as the first was.
+
+    `operation` is the method and the path, such as `POST /v1/ingress`.
+    """
+
+    tenant_id: str
+    operation: str
+    key: str
+    request_sha256: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptAnswer:
+    """What a repeatable call is answered with, now and when it is repeated. It may hold an address, so it is secret."""
+
+    call: RepeatableCall
+    answer: bytes = field(repr=False)
+    answered_at: datetime

@@ -28,6 +28,8 @@ def _preset(path: Path) -> Preset:
         text_path=fields.pop("textPath"),
         ref_path=fields.pop("refPath"),
         signing_header=fields.pop("signingHeader"),
+        priority=fields.pop("priority"),
+        on_unknown=fields.pop("onUnknown"),
     )
     if fields:
         raise ValueError(f"{path.name}: no preset has {', '.join(sorted(fields))}")

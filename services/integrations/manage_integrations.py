@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Generic, TypeVar
 
 from servicekit.clock import Clock, to_milliseconds
 from servicekit.errors import NotFoundError
@@ -16,11 +17,16 @@ from services.integrations.domain import (
     INGRESS_KEY_LENGTH,
     INGRESS_KEY_PREFIX,
     INTEGRATION_PREFIX,
+    NO_DEDUPE,
     Integration,
     IntegrationChanges,
+    KeptAnswer,
     Preset,
+    RepeatableCall,
 )
-from services.integrations.store import IntegrationStore
+from services.integrations.store import AnsweredBeforeError, IntegrationStore
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +39,34 @@ class IntegrationList:
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """An integration with its new address, and until when the old one works."""
+    """An integration's new address, and until when the old one works."""
 
-    integration: Integration
+    integration_id: str
+    ingress_key: str = field(repr=False)
     old_key_expires_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Once(Generic[Made]):
+    """What makes a call repeatable: which call it is, and what answers for what it made."""
+
+    call: RepeatableCall
+    answer_of: Callable[[Made], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstAnswer:
+    """The call was a repeat and changed nothing: this is what its first time was answered with."""
+
+    answer: bytes = field(repr=False)
 
 
 class ManageIntegrations:
     """Each method takes the caller's tenant, and knows nothing of any other's integrations.
 
     All raise NotFoundError for an id that is not the tenant's and ValidationError for fields that can not be used.
-    Those that change something return when the change is in force.
+    Those that change something return when the change is in force. Those that take a Once return the FirstAnswer when
+    its call was made before, within a day, and raise IdempotencyMismatchError when it was made with another request.
     """
 
     def __init__(
@@ -54,7 +77,9 @@ class ManageIntegrations:
         self._presets = presets
         self._clock = clock
 
-    async def create(self, tenant_id: str, asked: IntegrationChanges) -> Integration:
+    async def create(
+        self, tenant_id: str, asked: IntegrationChanges, once: Once[Integration] | None = None
+    ) -> Integration | FirstAnswer:
         """Connect a system; what was left out is the preset's."""
         fields = validation.new_integration(asked, self._presets)
         now = self._clock.now()
@@ -71,10 +96,17 @@ class ManageIntegrations:
             signing_header=fields.signing_header or "",
             outbound_url=fields.outbound_url or "",
             default_region=fields.default_region or "",
+            priority=fields.priority or "",
+            on_unknown=fields.on_unknown or "",
+            dedupe=fields.dedupe or NO_DEDUPE,
             created_at=now,
             updated_at=now,
         )
-        change = await self._changes.commit(lambda: self._store.create_integration(integration))
+        keep = _keep(once, integration, now)
+        try:
+            change = await self._changes.commit(lambda: self._store.create_integration(integration, keep))
+        except AnsweredBeforeError as before:
+            return FirstAnswer(answer=before.answer)
         return change.changed[0]
 
     async def get(self, tenant_id: str, integration_id: str) -> Integration:
@@ -110,17 +142,35 @@ class ManageIntegrations:
         _require_form(integration_id)
         await self._changes.commit(lambda: self._store.delete_integration(tenant_id, integration_id))
 
-    async def rotate(self, tenant_id: str, integration_id: str, asked_overlap_seconds: int | None) -> Rotation:
+    async def rotate(
+        self,
+        tenant_id: str,
+        integration_id: str,
+        asked_overlap_seconds: int | None,
+        once: Once[Rotation] | None = None,
+    ) -> Rotation | FirstAnswer:
         """Give an integration a new address; the old one works for the overlap."""
         _require_form(integration_id)
         overlap = timedelta(seconds=validation.overlap_seconds(asked_overlap_seconds))
         now = self._clock.now()
-        change = await self._changes.commit(
-            lambda: self._store.rotate_ingress_key(
-                tenant_id, integration_id, new_key=_new_ingress_key(), old_keys_expire_at=now + overlap, now=now
-            )
+        rotation = Rotation(
+            integration_id=integration_id, ingress_key=_new_ingress_key(), old_key_expires_at=now + overlap
         )
-        return Rotation(integration=change.changed[0], old_key_expires_at=now + overlap)
+        keep = _keep(once, rotation, now)
+        try:
+            await self._changes.commit(
+                lambda: self._store.rotate_ingress_key(
+                    tenant_id,
+                    integration_id,
+                    new_key=rotation.ingress_key,
+                    old_keys_expire_at=rotation.old_key_expires_at,
+                    now=now,
+                    keep=keep,
+                )
+            )
+        except AnsweredBeforeError as before:
+            return FirstAnswer(answer=before.answer)
+        return rotation
 
     async def _change(self, tenant_id: str, integration_id: str, fields: IntegrationChanges) -> Integration:
         now = self._clock.now()
@@ -133,6 +183,10 @@ class ManageIntegrations:
 def _require_form(integration_id: str) -> None:
     if not is_id(integration_id, INTEGRATION_PREFIX):
         raise NotFoundError
+
+
+def _keep(once: Once[Made] | None, made: Made, now: datetime) -> KeptAnswer | None:
+    return KeptAnswer(call=once.call, answer=once.answer_of(made), answered_at=now) if once else None
 
 
 def _new_ingress_key() -> str:

@@ -95,7 +95,7 @@ class IntegrationsService:
 
 async def build(settings: IntegrationsSettings, clock: Clock) -> IntegrationsService:
     """Return the service; raise SettingsError when migrations are pending or the key ring does not fit the database."""
-    database = Database.open(settings.database_url)
+    database = Database.open(settings.database_url, name="textway-integrations")
     try:
         await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
         key_ring = await _open_key_ring(database, settings)
@@ -107,7 +107,7 @@ async def build(settings: IntegrationsSettings, clock: Clock) -> IntegrationsSer
 
 async def migrate(settings: IntegrationsSettings) -> None:
     """Bring the schema to the newest step."""
-    database = Database.open(settings.database_url)
+    database = Database.open(settings.database_url, name="textway-integrations")
     try:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
     finally:
@@ -120,7 +120,7 @@ async def rotate_key_ring(settings: IntegrationsSettings) -> int:
     The service must not be running, because it reads the ring at its start. Old keys stay in the file, since backups of
     the database need them. A crash on the way does no harm: run it again.
     """
-    database = Database.open(settings.database_url)
+    database = Database.open(settings.database_url, name="textway-integrations")
     try:
         await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
         key_ring = (await _open_key_ring(database, settings)).with_new_key()
@@ -140,7 +140,7 @@ async def _open_key_ring(database: Database, settings: IntegrationsSettings) -> 
     unreadable = await SqlIntegrationStore(database, key_ring).count_unreadable_secrets()
     if unreadable:
         raise SettingsError(
-            f"key ring {path}: it does not open the secrets of {unreadable} integrations."
+            f"key ring {path}: it does not open {unreadable} of the stored secrets."
             " Put back the keys that they were made with, one a line, below the newest."
         )
     return key_ring

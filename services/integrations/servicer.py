@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from servicekit import calls
+from servicekit.idempotency import idempotency_key, replay_header
 from services.integrations import convert
 from services.integrations.authenticate import Authenticator
-from services.integrations.manage_integrations import ManageIntegrations
+from services.integrations.manage_integrations import FirstAnswer, ManageIntegrations
 from services.integrations.manage_tenants import ManageTenants
 from services.integrations.watch_integrations import WatchIntegrations
 from textway.integrations.v1 import integration_pb2, keys_service_pb2, registry_service_pb2
@@ -37,9 +39,11 @@ class IntegrationsServicer(IntegrationsServiceServicer):
     ) -> integration_pb2.Integration:
         """See the contract."""
         tenant_id = await self._tenant_id(context)
-        integration = await self._manage.create(tenant_id, convert.whole_integration(request))
-        await calls.answer_with(context, 201)
-        return convert.to_integration(integration, self._public_url)
+        call = (tenant_id, "POST /v1/ingress", idempotency_key(context))
+        once = convert.once(call, request, partial(convert.to_integration, public_url=self._public_url))
+        made = await self._manage.create(tenant_id, convert.whole_integration(request), once)
+        await calls.answer_with(context, 201, **replay_header(replayed=isinstance(made, FirstAnswer)))
+        return convert.to_created(made, self._public_url)
 
     async def ListIntegrations(
         self, request: public_pb2.ListIntegrationsRequest, context: Context
@@ -84,8 +88,11 @@ class IntegrationsServicer(IntegrationsServiceServicer):
     ) -> public_pb2.RotateIngressKeyResponse:
         """See the contract."""
         tenant_id = await self._tenant_id(context)
-        rotation = await self._manage.rotate(tenant_id, request.id, convert.overlap_seconds(request))
-        return convert.to_rotation(rotation, self._public_url)
+        call = (tenant_id, f"POST /v1/ingress/{request.id}/rotate", idempotency_key(context))
+        once = convert.once(call, request, partial(convert.to_rotation, public_url=self._public_url))
+        made = await self._manage.rotate(tenant_id, request.id, convert.overlap_seconds(request), once)
+        await calls.answer_with(context, 200, **replay_header(replayed=isinstance(made, FirstAnswer)))
+        return convert.to_rotated(made, self._public_url)
 
     async def _tenant_id(self, context: Context) -> str:
         caller = await self._authenticator.caller_of(calls.bearer_token(context))

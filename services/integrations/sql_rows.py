@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds
-from services.integrations.domain import ApiKey, IngressKey, Integration, Tenant
+from services.integrations.domain import ApiKey, Dedupe, IngressKey, Integration, Tenant
 from services.integrations.key_ring import KeyRing
 from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS, REVISION, TENANTS
 
@@ -63,6 +63,9 @@ class LoadedIntegration:
             signing_header=row.signing_header,
             outbound_url=row.outbound_url,
             default_region=row.default_region,
+            priority=row.priority,
+            on_unknown=row.on_unknown,
+            dedupe=Dedupe(key=row.dedupe_key, window_seconds=row.dedupe_window_seconds, mode=row.dedupe_mode),
             revision=row.revision,
             created_at=from_milliseconds(row.created_at_ms),
             updated_at=from_milliseconds(row.updated_at_ms),

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
 from servicekit.database import Database
 from servicekit.errors import ConflictError, NotFoundError
 from servicekit.paging import PageRequest
-from services.integrations.domain import Change, Integration, IntegrationChanges, sha256
+from services.integrations.domain import Change, Dedupe, Integration, IntegrationChanges, KeptAnswer, sha256
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
+from services.integrations.sql_kept_answers import count_unreadable_answers, keep_or_repeat, reseal_kept_answers
 from services.integrations.sql_rows import (
     LoadedIntegration,
     current_revision,
@@ -24,7 +25,7 @@ from services.integrations.sql_rows import (
     with_keys,
 )
 from services.integrations.store import Page, Snapshot
-from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS
+from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS, KEPT_ANSWERS
 
 # Each old address is 50 bytes in every watcher's memory and on every change.
 MAX_OLD_KEYS: Final = 100
@@ -38,13 +39,16 @@ _PLAIN_COLUMNS: Final = (
     "signing_header",
     "outbound_url",
     "default_region",
+    "priority",
+    "on_unknown",
 )
 
 
 async def holds_secrets(database: Database) -> bool:
     """Tell whether anything is stored that only a key ring opens; this needs none."""
     async with database.read() as connection:
-        return bool((await connection.execute(select(exists().select_from(INTEGRATIONS)))).scalar_one())
+        secrets = or_(*(exists().select_from(table) for table in (INTEGRATIONS, KEPT_ANSWERS)))
+        return bool((await connection.execute(select(secrets))).scalar_one())
 
 
 class SqlIntegrationStore:
@@ -54,9 +58,11 @@ class SqlIntegrationStore:
         self._database = database
         self._key_ring = key_ring
 
-    async def create_integration(self, integration: Integration) -> Change:
+    async def create_integration(self, integration: Integration, keep: KeptAnswer | None = None) -> Change:
         """See IntegrationStore."""
         async with self._database.write() as connection:
+            if keep:
+                await keep_or_repeat(connection, self._key_ring, keep)
             revision = await next_revision(connection)
             values = self._values(integration, revision)
             await connection.execute(insert(INTEGRATIONS).values(values))
@@ -89,6 +95,8 @@ class SqlIntegrationStore:
     ) -> Change:
         """See IntegrationStore."""
         values = {name: getattr(changes, name) for name in _PLAIN_COLUMNS if getattr(changes, name) is not None}
+        if changes.dedupe is not None:
+            values |= _dedupe_values(changes.dedupe)
         if changes.signing_secret is not None:
             values["signing_secret_sealed"] = self._sealed(changes.signing_secret, integration_id)
         async with self._database.write() as connection:
@@ -108,10 +116,19 @@ class SqlIntegrationStore:
         return Change(revision=revision, deleted_ids=(integration_id,))
 
     async def rotate_ingress_key(
-        self, tenant_id: str, integration_id: str, *, new_key: str, old_keys_expire_at: datetime, now: datetime
+        self,
+        tenant_id: str,
+        integration_id: str,
+        *,
+        new_key: str,
+        old_keys_expire_at: datetime,
+        now: datetime,
+        keep: KeptAnswer | None = None,
     ) -> Change:
         """See IntegrationStore."""
         async with self._database.write() as connection:
+            if keep:
+                await keep_or_repeat(connection, self._key_ring, keep)
             revision = await next_revision(connection)
             await _touch(connection, tenant_id, integration_id, revision, now)
             await _retire_keys(connection, integration_id, to_milliseconds(old_keys_expire_at), to_milliseconds(now))
@@ -136,7 +153,8 @@ class SqlIntegrationStore:
         """See IntegrationStore."""
         async with self._database.read() as connection:
             loaded = await load_integrations(connection)
-        return sum(not self._opens(one) for one in loaded)
+            answers = await count_unreadable_answers(connection, self._key_ring)
+        return sum(not self._opens(one) for one in loaded) + answers
 
     async def reseal(self) -> int:
         """See IntegrationStore."""
@@ -152,7 +170,7 @@ class SqlIntegrationStore:
                     values = {sealed.name: self._key_ring.reseal(old)}
                     await connection.execute(update(table).where(id_column == row_id).values(values))
                     count += 1
-        return count
+            return count + await reseal_kept_answers(connection, self._key_ring)
 
     def _pages(self, loaded: Sequence[LoadedIntegration], page_size: int) -> Iterator[Sequence[Integration]]:
         # Opened page by page, so that a large snapshot does not hold up the calls beside it.
@@ -181,6 +199,7 @@ class SqlIntegrationStore:
     def _values(self, integration: Integration, revision: int) -> dict[str, object]:
         return {
             **{name: getattr(integration, name) for name in _PLAIN_COLUMNS},
+            **_dedupe_values(integration.dedupe),
             "id": integration.id,
             "tenant_id": integration.tenant_id,
             "signing_secret_sealed": self._sealed(integration.signing_secret, integration.id),
@@ -188,6 +207,14 @@ class SqlIntegrationStore:
             "created_at_ms": to_milliseconds(integration.created_at),
             "updated_at_ms": to_milliseconds(integration.updated_at),
         }
+
+
+def _dedupe_values(dedupe: Dedupe) -> dict[str, object]:
+    return {
+        "dedupe_key": dedupe.key,
+        "dedupe_window_seconds": dedupe.window_seconds,
+        "dedupe_mode": dedupe.mode,
+    }
 
 
 def _belongs(tenant_id: str, integration_id: str) -> ColumnElement[bool]:

@@ -17,7 +17,15 @@ from datetime import datetime
 from typing import Protocol
 
 from servicekit.paging import PageRequest
-from services.integrations.domain import ApiKey, Change, Integration, IntegrationChanges, Tenant
+from services.integrations.domain import ApiKey, Change, Integration, IntegrationChanges, KeptAnswer, Tenant
+
+
+class AnsweredBeforeError(Exception):
+    """The call is a repeat: nothing was changed, and this is its first answer."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__("the call was answered before")
+        self.answer = answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +79,14 @@ class TenantStore(Protocol):
 
 
 class IntegrationStore(Protocol):
-    """Integrations and the addresses that lead to them."""
+    """Integrations and the addresses that lead to them.
 
-    async def create_integration(self, integration: Integration) -> Change:
+    What takes a KeptAnswer keeps it for a day, in the transaction of the change. When one is kept for that call already
+    it changes nothing, and raises AnsweredBeforeError, or IdempotencyMismatchError when the requests differ. Of several
+    at once, in whatever processes, one changes something and the others wait for its answer.
+    """
+
+    async def create_integration(self, integration: Integration, keep: KeptAnswer | None = None) -> Change:
         """Store an integration with its one address."""
 
     async def get_integration(self, tenant_id: str, integration_id: str) -> Integration:
@@ -91,7 +104,14 @@ class IntegrationStore(Protocol):
         """Delete an integration and every address of it."""
 
     async def rotate_ingress_key(
-        self, tenant_id: str, integration_id: str, *, new_key: str, old_keys_expire_at: datetime, now: datetime
+        self,
+        tenant_id: str,
+        integration_id: str,
+        *,
+        new_key: str,
+        old_keys_expire_at: datetime,
+        now: datetime,
+        keep: KeptAnswer | None = None,
     ) -> Change:
         """Make `new_key` the current address. The old ones go at the given time, or at an earlier one set before.
 

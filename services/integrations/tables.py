@@ -51,6 +51,12 @@ class IntegrationRow(SQLModel, table=True):
     signing_header: str
     outbound_url: str
     default_region: str
+    # With defaults in the database, so that a release that does not know these columns can go on inserting.
+    priority: str = Field(sa_column_kwargs={"server_default": "normal"})
+    on_unknown: str = Field(sa_column_kwargs={"server_default": "resend"})
+    dedupe_key: str = Field(sa_column_kwargs={"server_default": ""})
+    dedupe_window_seconds: int = Field(sa_column_kwargs={"server_default": "0"})
+    dedupe_mode: str = Field(sa_column_kwargs={"server_default": ""})
     revision: int = Field(sa_type=BigInteger)
     created_at_ms: int = Field(sa_type=BigInteger)
     updated_at_ms: int = Field(sa_type=BigInteger)
@@ -86,6 +92,19 @@ class RevisionRow(SQLModel, table=True):
     value: int = Field(sa_type=BigInteger)
 
 
+class KeptAnswerRow(SQLModel, table=True):
+    """The first answer to a repeatable call. It shows an address, and the hash tells of a secret: both are sealed."""
+
+    __tablename__ = "integrations_kept_answers"
+    __table_args__ = (Index("ix_integrations_kept_answers_time", "answered_at_ms"),)
+
+    tenant_id: str = Field(primary_key=True, foreign_key="integrations_tenants.id")
+    operation: str = Field(primary_key=True)
+    idempotency_key: str = Field(primary_key=True)
+    answer_sealed: str
+    answered_at_ms: int = Field(sa_type=BigInteger)
+
+
 def _table(name: str) -> Table:
     return SQLModel.metadata.tables[name]
 
@@ -95,3 +114,4 @@ API_KEYS: Final = _table("integrations_api_keys")
 INTEGRATIONS: Final = _table("integrations_integrations")
 INGRESS_KEYS: Final = _table("integrations_ingress_keys")
 REVISION: Final = _table("integrations_revision")
+KEPT_ANSWERS: Final = _table("integrations_kept_answers")

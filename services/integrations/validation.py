@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,7 +13,17 @@ from servicekit.errors import Issue, ValidationError
 from servicekit.ids import is_id
 from servicekit.json_paths import PathError, compile_path
 from servicekit.phone_numbers import is_region
-from services.integrations.domain import TENANT_PREFIX, IntegrationChanges, Preset
+from services.integrations.domain import (
+    DEDUPE_MODES,
+    DEFAULT_DEDUPE_SECONDS,
+    NO_DEDUPE,
+    ON_UNKNOWN,
+    PRIORITIES,
+    TENANT_PREFIX,
+    Dedupe,
+    IntegrationChanges,
+    Preset,
+)
 from services.integrations.load_presets import DEFAULT_PRESET
 
 MAX_NAME_LENGTH: Final = 100
@@ -23,6 +33,7 @@ MAX_HEADER_LENGTH: Final = 64
 MAX_URL_BYTES: Final = 2048
 DEFAULT_OVERLAP_SECONDS: Final = 86_400
 MAX_OVERLAP_SECONDS: Final = 604_800
+MAX_DEDUPE_SECONDS: Final = 2_592_000
 
 # RFC 9110, section 5.6.2.
 _HTTP_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -80,7 +91,7 @@ def new_integration(asked: IntegrationChanges, presets: Mapping[str, Preset]) ->
     issues: list[Issue] = []
     preset = presets.get(DEFAULT_PRESET if asked.preset is None else asked.preset)
     if preset is None:
-        issues.append(Issue(path="preset", message=f"must be one of: {', '.join(sorted(presets))}"))
+        issues.append(Issue(path="preset", message=_one_of(sorted(presets))))
     checked = _check_fields(asked, issues)
     if preset is None or issues:
         raise ValidationError(issues)
@@ -94,6 +105,9 @@ def new_integration(asked: IntegrationChanges, presets: Mapping[str, Preset]) ->
         signing_header=preset.signing_header if checked.signing_header is None else checked.signing_header,
         outbound_url=checked.outbound_url or "",
         default_region=checked.default_region or "",
+        priority=preset.priority if checked.priority is None else checked.priority,
+        on_unknown=preset.on_unknown if checked.on_unknown is None else checked.on_unknown,
+        dedupe=checked.dedupe or NO_DEDUPE,
     )
 
 
@@ -117,7 +131,32 @@ def _check_fields(asked: IntegrationChanges, issues: list[Issue]) -> Integration
             checked[attribute] = field.check(value)
         except _WrongError as error:
             issues.append(Issue(path=field.json_name, message=str(error)))
-    return replace(asked, **checked)
+    dedupe = None if asked.dedupe is None else _check_dedupe(asked.dedupe, issues)
+    return replace(asked, **checked, dedupe=dedupe)
+
+
+def _check_dedupe(asked: Dedupe, issues: list[Issue]) -> Dedupe:
+    """Return the rule with its defaults filled in, and add an issue for each part that is wrong."""
+    if asked == NO_DEDUPE:
+        return NO_DEDUPE
+    seconds = asked.window_seconds or DEFAULT_DEDUPE_SECONDS
+    mode = asked.mode or DEDUPE_MODES[0]
+    try:
+        _dedupe_key(asked.key)
+    except _WrongError as error:
+        issues.append(Issue(path="dedupe.key", message=str(error)))
+    if not 1 <= seconds <= MAX_DEDUPE_SECONDS:
+        issues.append(Issue(path="dedupe.windowSeconds", message=f"must be 1 to {MAX_DEDUPE_SECONDS}, not {seconds}"))
+    if mode not in DEDUPE_MODES:
+        issues.append(Issue(path="dedupe.mode", message=_one_of(DEDUPE_MODES)))
+    return Dedupe(key=asked.key, window_seconds=seconds, mode=mode)
+
+
+def _dedupe_key(value: str) -> str:
+    if not value.strip():
+        # Whoever names only the window means to change it, and would lose the whole rule.
+        raise _WrongError("may not be empty beside the others: send the whole rule, or `{}` to remove it")
+    return _path(value)
 
 
 def _name(value: str) -> str:
@@ -197,6 +236,24 @@ def _default_region(value: str) -> str:
     return region
 
 
+def _priority(value: str) -> str:
+    return _known(value, PRIORITIES)
+
+
+def _on_unknown(value: str) -> str:
+    return _known(value, ON_UNKNOWN)
+
+
+def _known(value: str, words: Sequence[str]) -> str:
+    if value not in words:
+        raise _WrongError(_one_of(words))
+    return value
+
+
+def _one_of(words: Sequence[str]) -> str:
+    return f"must be one of: {', '.join(words)}"
+
+
 _FIELDS: Final[Mapping[str, _Field]] = {
     "name": _Field(json_name="name", check=_name),
     "to_path": _Field(json_name="toPath", check=_required_path),
@@ -206,6 +263,8 @@ _FIELDS: Final[Mapping[str, _Field]] = {
     "signing_header": _Field(json_name="signingHeader", check=_signing_header),
     "outbound_url": _Field(json_name="outboundUrl", check=_outbound_url),
     "default_region": _Field(json_name="defaultRegion", check=_default_region),
+    "priority": _Field(json_name="priority", check=_priority),
+    "on_unknown": _Field(json_name="onUnknown", check=_on_unknown),
 }
 
 

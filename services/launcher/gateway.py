@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import socket
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +23,10 @@ from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
 from textway.integrations.v1 import integrations_service_pb2
 
 FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "gateway"
-DRAIN_SECONDS: Final = 2
+DRAIN_SECONDS: Final = 1
 # A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH: Final = 100
+_ACTIVE: Final = "/stats?filter=^http\\.public\\.downstream_rq_active$"
 
 _PUBLIC: Final = (
     *(integrations_service_pb2, ingress_service_pb2, health_service_pb2, messages_service_pb2),
@@ -38,23 +43,32 @@ class Upstreams:
     delivery: str
 
 
-def prepare(folder: Path, *, listen: str, upstreams: Upstreams) -> Path:
-    """Write the gateway's files into a folder; return its configuration's path."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The files of a gateway that is ready to be started."""
+
+    configuration: Path
+    admin: Path  # the Unix socket of its administration
+
+
+def prepare(folder: Path, *, listen: str, upstreams: Upstreams) -> Prepared:
+    """Write the gateway's files into a folder."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptors = folder / "descriptors.binpb"
     descriptors.write_bytes(descriptor_set().SerializeToString())
+    admin = admin_socket(folder)
     values = {
         **_host_and_port("listen", listen),
         **_host_and_port("integrations", upstreams.integrations),
         **_host_and_port("ingress", upstreams.ingress),
         **_host_and_port("delivery", upstreams.delivery),
-        "admin_socket": str(admin_socket(folder)),
+        "admin_socket": str(admin),
         "descriptors": str(descriptors),
         "answers": str(FOLDER / "answers.lua"),
     }
     configuration = folder / "envoy.yaml"
     configuration.write_text(Template((FOLDER / "envoy.yaml").read_text()).substitute(values))
-    return configuration
+    return Prepared(configuration=configuration, admin=admin)
 
 
 def command(configuration: Path, *, workers: int) -> Sequence[str]:
@@ -64,6 +78,32 @@ def command(configuration: Path, *, workers: int) -> Sequence[str]:
         *("--concurrency", str(workers), "--disable-hot-restart"),
         *("--log-level", "warning", "--drain-time-s", str(DRAIN_SECONDS)),
     )
+
+
+def drain(admin: Path) -> None:
+    """Let a running gateway finish the requests in hand and take no new ones; return when it has, or after a while.
+
+    A request that is cut off may have been accepted, and its sender would send it again.
+    """
+    deadline = time.monotonic() + DRAIN_SECONDS + 1
+    try:
+        _administer(admin, "POST", "/drain_listeners?graceful")
+        time.sleep(DRAIN_SECONDS)
+        while time.monotonic() < deadline and _administer(admin, "GET", _ACTIVE) != "0":
+            time.sleep(0.05)
+    except OSError:
+        return  # it is not running, or not any more: there is nothing to drain
+
+
+def _administer(admin: Path, method: str, path: str) -> str:
+    connection = http.client.HTTPConnection("localhost", timeout=1)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(1)
+    with contextlib.closing(connection):
+        connection.sock.connect(str(admin))
+        connection.request(method, path)
+        answer = connection.getresponse().read().decode()
+    return answer.rpartition(":")[2].strip()
 
 
 def admin_socket(folder: Path) -> Path:

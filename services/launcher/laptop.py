@@ -67,17 +67,26 @@ def _run(
     announce: Callable[[str], None],
     python: Sequence[str],
 ) -> int:
-    configuration = gateway.prepare(
+    prepared = gateway.prepare(
         folders.run / "gateway",
         listen=f"{settings.http_host}:{settings.http_port}",
         upstreams=gateway.Upstreams(**{name: addresses[name] for name in SERVICES}),
     )
     children = [Child(name=name, command=(*python, "serve", name)) for name in SERVICES]
-    children.append(Child(name="gateway", command=gateway.command(configuration, workers=settings.gateway_workers)))
+    children.append(
+        Child(name="gateway", command=gateway.command(prepared.configuration, workers=settings.gateway_workers))
+    )
     stopping = threading.Event()
     greeter = threading.Thread(target=_greet, args=(settings.address, announce, stopping), daemon=True)
     try:
-        return 0 if supervise(children, folders, report=_report, on_start=greeter.start) else 1
+        kept = supervise(
+            children,
+            folders,
+            report=_report,
+            on_start=greeter.start,
+            on_stop=lambda: gateway.drain(prepared.admin),
+        )
+        return 0 if kept else 1
     finally:
         stopping.set()
 

@@ -25,6 +25,8 @@ START_SECONDS: Final = 5
 START_RETRIES: Final = 4
 # A service gets 20 seconds to finish what it has begun, and a little more to close its database.
 STOP_SECONDS: Final = 25
+# How often it looks for dead children and for signals; supervisord's own second is long for who waits for an answer.
+ROUND_SECONDS: Final = 0.1
 LOG_BYTES: Final = 10 * 1024 * 1024
 LOG_BACKUPS: Final = 5
 
@@ -53,19 +55,25 @@ class Folders:
 
 
 def supervise(
-    children: Sequence[Child], folders: Folders, *, report: Callable[[str], None], on_start: Callable[[], None]
+    children: Sequence[Child],
+    folders: Folders,
+    *,
+    report: Callable[[str], None],
+    on_start: Callable[[], None],
+    on_stop: Callable[[], None],
 ) -> bool:
     """Keep children running until SIGTERM or SIGINT; return False when it ended because one can not be started.
 
     They inherit this process's environment, and on Linux they are told to stop when this process is killed. What each
     writes goes to `<name>.log` (standard error) and `<name>.out.log`. `report` gets a sentence for each event that a
-    person should know of; `on_start` is called once, when supervision has begun. Call it in the main thread.
+    person should know of; `on_start` is called once, when supervision has begun, and `on_stop` once, before the first
+    child is stopped. Call it in the main thread.
     """
     options = _Options()
     options.realize(["-c", str(_write_configuration(children, folders))], doc=__doc__)
     options.first = True
     options.test = False
-    supervisor = _Supervisor(options, folders, report, on_start)
+    supervisor = _Supervisor(options, folders, report, on_start, on_stop)
     try:
         supervisor.main()
     except ExitNow:
@@ -85,28 +93,30 @@ class _Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
 
 class _Supervisor(Supervisor):  # type: ignore[misc]  # supervisor has no types
     def __init__(
-        self, options: _Options, folders: Folders, report: Callable[[str], None], on_start: Callable[[], None]
+        self,
+        options: _Options,
+        folders: Folders,
+        report: Callable[[str], None],
+        on_start: Callable[[], None],
+        on_stop: Callable[[], None],
     ) -> None:
         super().__init__(options)
         self.gave_up = False
         self._folders = folders
         self._report = report
         self._on_start = on_start
+        self._on_stop = on_stop
 
     def runforever(self) -> None:
         """Begin; the base class has just forgotten all subscriptions."""
+        events.subscribe(events.SupervisorStoppingEvent, lambda _event: self._on_stop())
         events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
         events.subscribe(events.ProcessStateBackoffEvent, self._on_backoff)
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
+        poll = self.options.poller.poll
+        self.options.poller.poll = lambda _timeout: poll(ROUND_SECONDS)
         self._on_start()
         super().runforever()
-
-    def reap(self, once: bool = False, recursionguard: int = 0) -> None:  # noqa: FBT001, FBT002  # the base class's
-        """Take note of dead children, and start them again now instead of at the next round, a second later."""
-        super().reap(once=once, recursionguard=recursionguard)
-        if not recursionguard:
-            for group in self.process_groups.values():
-                group.transition()
 
     def _on_exit(self, event: Any) -> None:
         name = event.process.config.name

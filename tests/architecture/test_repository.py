@@ -11,12 +11,12 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from services.delivery import service as delivery
-from services.integrations import service as integrations
 from sqlmodel import SQLModel
 
 from servicekit import migrations
 from servicekit.database import Database
+from services.delivery import service as delivery
+from services.integrations import service as integrations
 from services.launcher.parts import PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,11 @@ def test_a_planted_import_breaks_the_contracts(tmp_path, forbidden_import, place
         subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)
     subprocess.run(["cp", "-r", ROOT / "generated" / "textway", tmp_path / "textway"], check=True)
     planted = tmp_path / place
-    planted.write_text(planted.read_text().replace("from __future__ import annotations\n", f"from __future__ import annotations\n\n{forbidden_import}\n", 1))
+    planted.write_text(
+        planted.read_text().replace(
+            "from __future__ import annotations\n", f"from __future__ import annotations\n\n{forbidden_import}\n", 1
+        )
+    )
 
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-cache"],
@@ -84,9 +88,11 @@ def test_a_stray_module_breaks_the_contracts(tmp_path):
     assert "helpers" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("service", [integrations, delivery], ids=["integrations", "delivery"])
-async def test_migrating_equals_the_models(service):
-    database = Database.open("sqlite://")
+async def test_migrating_equals_the_models(service, engine, request):
+    url = "sqlite://" if engine == "sqlite" else request.getfixturevalue("postgres_database")
+    database = Database.open(url)
     await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
     prefix = service.VERSION_TABLE.partition("_")[0] + "_"
     models = sa.MetaData()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -17,23 +19,29 @@ from sqlmodel import SQLModel
 from servicekit import migrations
 from servicekit.clock import to_milliseconds
 from servicekit.database import Database
-from servicekit.errors import AlreadyExistsError, ConflictError, NotFoundError
+from servicekit.errors import AlreadyExistsError, ConflictError, IdempotencyMismatchError, NotFoundError
 from servicekit.ids import new_id, new_secret
 from servicekit.paging import PageRequest
-from services.integrations.domain import ApiKey, Integration, IntegrationChanges, Tenant, sha256
+from services.integrations.domain import (
+    NO_DEDUPE,
+    ApiKey,
+    Dedupe,
+    Integration,
+    IntegrationChanges,
+    KeptAnswer,
+    RepeatableCall,
+    Tenant,
+    sha256,
+)
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
 from services.integrations.service import MIGRATIONS, VERSION_TABLE
-from services.integrations.sql_store import MAX_OLD_KEYS, SqlIntegrationStore
+from services.integrations.sql_store import MAX_OLD_KEYS, SqlIntegrationStore, holds_secrets
 from services.integrations.sql_tenant_store import SqlTenantStore
+from services.integrations.store import AnsweredBeforeError
 
 NOW = datetime(2026, 6, 12, 14, 32, 0, 120_000, tzinfo=UTC)
-TABLES = ("tenants", "api_keys", "integrations", "ingress_keys", "revision")
-
-
-# A server's URL joins as one more parameter; its tables are dropped by the last lines of `stores`.
-@pytest.fixture(params=["sqlite memory", "sqlite file"])
-def database_url(request, tmp_path):
-    return {"sqlite memory": "sqlite://", "sqlite file": f"sqlite:///{tmp_path}/integrations.db"}[request.param]
+TABLES = ("tenants", "api_keys", "integrations", "ingress_keys", "revision", "kept_answers")
+DEDUPE = Dedupe(key="$.order.id", window_seconds=3_600, mode="annotate")
 
 
 @pytest.fixture
@@ -47,10 +55,6 @@ async def stores(database_url):
         tenants=SqlTenantStore(database, key_ring),
         integrations=SqlIntegrationStore(database, key_ring),
     )
-    if not database_url.startswith("sqlite"):
-        async with database.write() as connection:
-            for table in (*(f"integrations_{name}" for name in TABLES[::-1]), VERSION_TABLE):
-                await connection.execute(text(f"DROP TABLE {table}"))
     await database.close()
 
 
@@ -74,6 +78,8 @@ def an_integration(tenant_id, at=NOW, **fields):
         "signing_header": "X-Webhook-Signature",
         "outbound_url": "",
         "default_region": "",
+        "priority": "normal",
+        "on_unknown": "resend",
     }
     return Integration(
         id=new_id("wkh", at), tenant_id=tenant_id, created_at=at, updated_at=at, **{**defaults, **fields}
@@ -99,7 +105,7 @@ async def create(stores, tenant, **fields):
     return change.changed[0]
 
 
-async def rotate(stores, integration, *, overlap_seconds, now=NOW):
+async def rotate(stores, integration, *, overlap_seconds, now=NOW, keep=None):
     new_key = new_secret("ig", 32)
     change = await stores.integrations.rotate_ingress_key(
         integration.tenant_id,
@@ -107,6 +113,7 @@ async def rotate(stores, integration, *, overlap_seconds, now=NOW):
         new_key=new_key,
         old_keys_expire_at=now + timedelta(seconds=overlap_seconds),
         now=now,
+        keep=keep,
     )
     return change.changed[0]
 
@@ -252,6 +259,9 @@ async def test_reads_back_exactly_what_was_stored(stores, tenant):
         signing_secret="geheim ünïcode\n",
         outbound_url="https://example.com/x?y=%20",
         default_region="SG",
+        priority="high",
+        on_unknown="hold",
+        dedupe=DEDUPE,
     )
 
     change = await stores.integrations.create_integration(wanted)
@@ -328,6 +338,33 @@ async def test_a_signing_secret_is_kept_removed_or_replaced(stores, tenant, give
     await stores.integrations.change_integration(tenant.id, made.id, IntegrationChanges(signing_secret=given), NOW)
 
     assert (await stores.integrations.get_integration(tenant.id, made.id)).signing_secret == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(None, DEDUPE), (NO_DEDUPE, NO_DEDUPE), (replace(DEDUPE, mode="suppress"),) * 2]
+)
+async def test_a_dedupe_rule_is_kept_removed_or_replaced_as_a_whole(stores, tenant, given, kept):
+    made = await create(stores, tenant, dedupe=DEDUPE)
+
+    change = await stores.integrations.change_integration(tenant.id, made.id, IntegrationChanges(dedupe=given), NOW)
+
+    assert change.changed == (replace(made, dedupe=kept, revision=change.revision),)
+
+
+async def test_a_release_that_does_not_know_the_newest_columns_can_insert(stores, tenant):
+    made = await create(stores, tenant, priority="high", on_unknown="hold", dedupe=DEDUPE)
+    old = "tenant_id, name, preset, to_path, text_path, ref_path, signing_header, outbound_url, default_region"
+    old += ", revision, created_at_ms, updated_at_ms"
+    copy = f"INSERT INTO integrations_integrations (id, {old}) SELECT 'wkh_2', {old} FROM integrations_integrations"
+    async with stores.database.write() as connection:
+        await connection.execute(text(copy))
+        sealed = {"sealed": stores.key_ring.seal(made.ingress_key, owner="wkh_2")}
+        move = "UPDATE integrations_ingress_keys SET integration_id = 'wkh_2', key_sealed = :sealed"
+        await connection.execute(text(move), sealed)
+
+    inserted = await stores.integrations.get_integration(tenant.id, "wkh_2")
+
+    assert (inserted.priority, inserted.on_unknown, inserted.dedupe) == ("normal", "resend", NO_DEDUPE)
 
 
 async def test_deleting_forgets_every_address(stores, tenant):
@@ -499,11 +536,158 @@ async def test_resealing_leaves_every_secret_readable_by_the_new_key_alone(store
     new_key = KeyRing([Fernet.generate_key().decode()])
     both = stores.key_ring.with_new_key()
 
+    kept = await an_answered_call(stores, tenant)
+
     count = await SqlIntegrationStore(stores.database, both).reseal()
 
-    assert count == 3
+    assert count == 5
     assert await SqlIntegrationStore(stores.database, both).count_unreadable_secrets() == 0
-    assert await stores.integrations.count_unreadable_secrets() == 2
-    assert await SqlIntegrationStore(stores.database, new_key).count_unreadable_secrets() == 2
+    assert await stores.integrations.count_unreadable_secrets() == 4
+    assert await SqlIntegrationStore(stores.database, new_key).count_unreadable_secrets() == 4
+    with pytest.raises(AnsweredBeforeError):
+        await SqlIntegrationStore(stores.database, both).create_integration(an_integration(tenant.id), kept)
     for one in (signed, rotated):
         assert await SqlIntegrationStore(stores.database, both).get_integration(tenant.id, one.id) == one
+
+
+# Repeatable calls
+
+
+def an_answer(tenant, answer=b"the first answer", at=NOW, **call):
+    defaults = {"tenant_id": tenant.id, "operation": "POST /v1/ingress", "key": "k", "request_sha256": b"\1" * 32}
+    return KeptAnswer(call=RepeatableCall(**{**defaults, **call}), answer=answer, answered_at=at)
+
+
+async def an_answered_call(stores, tenant, **call):
+    kept = an_answer(tenant, **call)
+    await stores.integrations.create_integration(an_integration(tenant.id), kept)
+    return kept
+
+
+async def count_integrations(stores, tenant):
+    return len((await stores.integrations.list_integrations(tenant.id, PageRequest(size=1000))).integrations)
+
+
+async def test_a_repeated_create_changes_nothing_and_gets_the_first_answer(stores, tenant):
+    await an_answered_call(stores, tenant)
+    before = (await stores.integrations.snapshot(10)).revision
+
+    with pytest.raises(AnsweredBeforeError) as caught:
+        await stores.integrations.create_integration(an_integration(tenant.id), an_answer(tenant, b"another"))
+
+    assert caught.value.answer == b"the first answer"
+    assert await count_integrations(stores, tenant) == 1
+    assert (await stores.integrations.snapshot(10)).revision == before
+
+
+async def test_a_repeated_rotation_changes_nothing_and_gets_the_first_answer(stores, tenant):
+    made = await create(stores, tenant)
+    keep = an_answer(tenant)
+    rotated = await rotate(stores, made, overlap_seconds=60, keep=keep)
+
+    with pytest.raises(AnsweredBeforeError) as caught:
+        await rotate(stores, made, overlap_seconds=0, keep=keep)
+
+    assert caught.value.answer == b"the first answer"
+    assert await stores.integrations.get_integration(tenant.id, made.id) == rotated
+
+
+async def test_a_key_that_comes_with_another_request_is_a_mismatch_and_changes_nothing(stores, tenant):
+    await an_answered_call(stores, tenant)
+
+    with pytest.raises(IdempotencyMismatchError):
+        await an_answered_call(stores, tenant, request_sha256=b"\2" * 32)
+
+    assert await count_integrations(stores, tenant) == 1
+
+
+@pytest.mark.parametrize("other", ["tenant", "operation", "key"])
+async def test_a_key_counts_for_one_tenant_and_one_operation(stores, tenant, other_tenant, other):
+    await an_answered_call(stores, tenant)
+
+    if other == "tenant":
+        await an_answered_call(stores, other_tenant)
+    else:
+        await an_answered_call(stores, tenant, **{other: "another"})
+
+    assert await count_integrations(stores, tenant) + await count_integrations(stores, other_tenant) == 2
+
+
+async def test_a_change_that_is_refused_keeps_no_answer(stores, tenant):
+    made = await create(stores, tenant)
+    elsewhere = replace(made, id=new_id("wkh", NOW))
+    with pytest.raises(NotFoundError):
+        await rotate(stores, elsewhere, overlap_seconds=0, keep=an_answer(tenant))
+
+    rotated = await rotate(stores, made, overlap_seconds=0, keep=an_answer(tenant))
+
+    assert rotated.ingress_key != made.ingress_key
+
+
+@pytest.mark.parametrize(("hours", "count"), [(23.999, 1), (24, 2)])
+async def test_an_answer_is_kept_for_a_day(stores, tenant, hours, count):
+    await an_answered_call(stores, tenant)
+    again = an_answer(tenant, at=NOW + timedelta(hours=hours))
+
+    for _ in range(2):
+        with contextlib.suppress(AnsweredBeforeError):
+            await stores.integrations.create_integration(an_integration(tenant.id), again)
+
+    assert await count_integrations(stores, tenant) == count
+
+
+async def test_what_is_older_than_a_day_is_forgotten_whosever_it_is(stores, tenant, other_tenant):
+    for number in range(3):
+        await an_answered_call(stores, other_tenant, key=f"k{number}")
+
+    kept = an_answer(tenant, at=NOW + timedelta(days=1))
+    await stores.integrations.create_integration(an_integration(tenant.id), kept)
+
+    async with stores.database.read() as connection:
+        rows = (await connection.execute(text("SELECT tenant_id FROM integrations_kept_answers"))).all()
+    assert [row.tenant_id for row in rows] == [tenant.id]
+
+
+async def test_repeats_at_once_make_one_change(stores, tenant):
+    keep = an_answer(tenant)
+
+    results = await asyncio.gather(
+        *(stores.integrations.create_integration(an_integration(tenant.id), keep) for _ in range(20)),
+        return_exceptions=True,
+    )
+
+    repeats = [result for result in results if isinstance(result, AnsweredBeforeError)]
+    assert [repeat.answer for repeat in repeats] == [b"the first answer"] * 19
+    assert await count_integrations(stores, tenant) == 1
+
+
+async def test_kept_answers_are_encrypted_with_the_hash_of_their_request(stores, tenant):
+    await an_answered_call(stores, tenant, answer=b"a canary of an answer", request_sha256=b"\7" * 32)
+
+    for cell in await every_cell(stores.database):
+        assert "canary" not in str(cell)
+        assert base64.b64encode(b"a canary of an answer").decode() not in str(cell)
+        assert cell != b"\7" * 32
+        assert "07" * 32 not in str(cell)
+
+
+async def test_an_answer_moved_to_another_call_does_not_open(stores, tenant, other_tenant):
+    await an_answered_call(stores, tenant)
+    async with stores.database.write() as connection:
+        await connection.execute(
+            text("UPDATE integrations_kept_answers SET tenant_id = :other"), {"other": other_tenant.id}
+        )
+
+    with pytest.raises(UnreadableSecretError):
+        await an_answered_call(stores, other_tenant)
+    assert await stores.integrations.count_unreadable_secrets() == 1
+
+
+async def test_kept_answers_need_the_key_ring_also_when_their_integration_is_gone(stores, tenant):
+    assert not await holds_secrets(stores.database)
+    made = an_integration(tenant.id)
+    await stores.integrations.create_integration(made, an_answer(tenant))
+
+    await stores.integrations.delete_integration(tenant.id, made.id)
+
+    assert await holds_secrets(stores.database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,28 +15,41 @@ from servicekit.database import Database
 from servicekit.paging import PageRequest
 from services.delivery import service
 from services.delivery.domain import (
+    DedupeKey,
     Encoding,
     Failure,
     FailureReason,
+    IdempotencyKey,
     MessageFilter,
     NewMessage,
+    OnUnknown,
     Outcome,
+    Priority,
     Receipt,
     Reply,
+    Resolution,
     Status,
 )
 from services.delivery.sql_store import SqlMessageStore
-from services.delivery.store import Begin, CancelResult, DueMessage, Finish, FinishedAttempt, Postpone, StartedAttempt
+from services.delivery.store import (
+    Begin,
+    CancelResult,
+    DueMessage,
+    Finish,
+    FinishedAttempt,
+    Postpone,
+    ResolveResult,
+    StartedAttempt,
+)
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 LEASE = NOW + timedelta(seconds=30)
 TENANT = "ten_a"
 
 
-@pytest.fixture(params=["memory", "file"])
-async def store(request, tmp_path) -> AsyncIterator[SqlMessageStore]:
-    url = {"memory": "sqlite://", "file": f"sqlite:///{tmp_path / 'delivery.db'}"}[request.param]
-    database = Database.open(url)
+@pytest.fixture
+async def store(database_url) -> AsyncIterator[SqlMessageStore]:
+    database = Database.open(database_url)
     await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
     yield SqlMessageStore(database)
     await database.close()
@@ -101,19 +115,67 @@ async def test_stores_all_messages_of_a_batch_or_none(store):
     first = new_message()
     await store.add([first])
 
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(Exception, match=r"(?i)unique"):
         await store.add([new_message(), first])
 
     assert len(await store.list_messages(TENANT, MessageFilter(), PageRequest())) == 1
 
 
-async def test_claims_only_what_is_due_and_longest_due_first(store):
-    late, early, future = (new_message(created_at=NOW + timedelta(seconds=seconds)) for seconds in (-1, -9, 60))
-    await store.add([late, early, future])
+async def test_sends_one_integrations_messages_in_the_order_in_which_they_came(store):
+    first, second = [new_message() for _ in range(3)], [new_message() for _ in range(3)]
+    await store.add(first)
+    await store.add(second)
 
-    claimed = await claim(store)
+    claimed = [await claim(store, limit=4), await claim(store, limit=4)]
 
-    assert [attempt.message.id for attempt in claimed] == [early.id, late.id]
+    assert [attempt.message.id for batch in claimed for attempt in batch] == [m.id for m in [*first, *second]]
+
+
+async def test_lets_integrations_take_turns_however_long_their_queues_are(store):
+    await store.add([new_message(integration_id="wkh_flood") for _ in range(400)])
+    await claim(store, limit=50)
+    await store.add([new_message(integration_id="wkh_small") for _ in range(10)])
+    await store.add([new_message(integration_id="wkh_flood") for _ in range(100)])
+
+    claimed = await claim(store, limit=22)
+
+    owners = [attempt.message.integration_id for attempt in claimed]
+    assert owners.count("wkh_small") == 10
+    assert owners.count("wkh_flood") == 12
+
+
+async def test_lets_high_priority_go_first_and_starves_nobody(store):
+    await store.add([new_message(integration_id="wkh_1", priority=Priority.LOW) for _ in range(50)])
+    await store.add([new_message(integration_id="wkh_2") for _ in range(50)])
+    await store.add([new_message(integration_id="wkh_3", priority=Priority.HIGH) for _ in range(1500)])
+
+    order = [attempt.message.priority for _ in range(16) for attempt in await claim(store, limit=100)]
+
+    assert order[:1000] == [Priority.HIGH] * 1000
+    mixed = order[1030:1500]
+    assert 0.08 < mixed.count(Priority.NORMAL) / len(mixed) < 0.16
+    assert Priority.LOW in mixed
+    assert len(order) == 1600
+
+
+async def test_does_not_let_retries_of_one_integration_delay_another(store):
+    await store.add([new_message(integration_id="wkh_flood") for _ in range(100)])
+    failure = Failure(reason=FailureReason.CARRIER_UNAVAILABLE)
+    retry_at = NOW + timedelta(seconds=5)
+    await store.finish(
+        [
+            finished(attempt, outcome=Outcome.TRY_LATER, status=Status.QUEUED, failure=failure, retry_at=retry_at)
+            for attempt in await claim(store)
+        ]
+    )
+    assert await claim(store, NOW) == []
+    await store.add([new_message(integration_id="wkh_small") for _ in range(5)])
+
+    claimed = await claim(store, retry_at, limit=12)
+
+    owners = [attempt.message.integration_id for attempt in claimed]
+    assert owners.count("wkh_small") == 5
+    assert owners.count("wkh_flood") == 7
 
 
 async def test_commits_an_attempt_as_started_before_it_is_made(store):
@@ -239,13 +301,14 @@ async def test_finishes_or_postpones_without_an_attempt_when_told_so(store):
 
 
 async def test_makes_claimed_messages_due_when_leases_are_released(store):
-    claimed, waiting = new_message(), new_message(created_at=NOW + timedelta(hours=1))
-    await store.add([claimed, waiting])
+    claimed, waiting = new_message(), new_message()
+    await store.add([claimed])
     await claim(store)
+    await store.add([waiting])
 
     assert await store.release_leases(NOW) == 1
 
-    assert [attempt.message.id for attempt in await claim(store)] == [claimed.id]
+    assert {attempt.message.id for attempt in await claim(store)} == {claimed.id, waiting.id}
 
 
 async def test_applies_a_receipt_once_and_says_whether_its_message_exists(store):
@@ -300,6 +363,33 @@ async def test_lists_messages_that_wait_for_a_receipt(store):
     assert [each.id for each in await store.awaiting_receipt(["simulator"], later, 10)] == [waiting.id]
     assert await store.awaiting_receipt(["simulator"], NOW, 10) == []
     assert await store.awaiting_receipt(["another"], later, 10) == []
+
+
+async def test_lists_messages_whose_outcome_is_unknown_among_those_that_wait_for_a_receipt(store):
+    in_doubt, later_sent = new_message(), new_message()
+    await store.add([in_doubt, later_sent])
+    attempts = {attempt.message.id: attempt for attempt in await claim(store)}
+    assert await store.awaiting_receipt(["simulator"], NOW + timedelta(hours=1), 10) == []
+    retry_at = NOW + timedelta(seconds=90)
+    unknown = finished(attempts[in_doubt.id], outcome=Outcome.UNKNOWN, status=Status.SENDING, retry_at=retry_at)
+    await store.finish([unknown, finished(attempts[later_sent.id])])
+
+    found = await store.awaiting_receipt(["simulator"], NOW + timedelta(hours=1), 10)
+
+    assert [each.id for each in found] == [in_doubt.id, later_sent.id]
+
+
+async def test_does_not_send_again_what_a_receipt_says_the_carrier_has(store):
+    message = new_message()
+    await store.add([message])
+    (attempt,) = await claim(store)
+    retry_at = NOW + timedelta(seconds=90)
+    await store.finish([finished(attempt, outcome=Outcome.UNKNOWN, status=Status.SENDING, retry_at=retry_at)])
+
+    await store.apply_receipts([receipt(message.id, status=Status.SENT)])
+
+    assert await store.next_due(0) is None
+    assert (await store.get(TENANT, message.id)).status is Status.SENT
 
 
 async def test_matches_a_reply_to_the_newest_message_and_stores_it_once(store):
@@ -395,3 +485,193 @@ async def test_keeps_every_character_of_a_text(store):
     assert found.text == text
     assert found.ref == text[:64]
     assert found.created_at == NOW
+
+
+def request_key(key: str = "k1", body: bytes = b"body", scope: str = "wkh_1") -> IdempotencyKey:
+    return IdempotencyKey(
+        scope=scope,
+        key=key,
+        request_sha256=hashlib.sha256(body).digest(),
+        expires_at=NOW + timedelta(hours=24),
+    )
+
+
+def meaning(value: str = "order 4821", *, suppresses: bool = True, scope: str = "wkh_1") -> DedupeKey:
+    return DedupeKey(scope=scope, value=value, expires_at=NOW + timedelta(hours=1), suppresses=suppresses)
+
+
+async def stored_count(store) -> int:
+    return len(await store.list_messages(TENANT, MessageFilter(), PageRequest(size=1000)))
+
+
+async def test_answers_a_repeated_request_with_the_first_message(store):
+    first = new_message(idempotency=request_key(), text="first words")
+    (original,) = await store.add([first])
+
+    (repeat,) = await store.add([new_message(idempotency=request_key(), text="mapped anew")])
+
+    assert (original.message_id, original.replayed) == (first.id, False)
+    assert (repeat.message_id, repeat.replayed, repeat.mismatch) == (first.id, True, False)
+    assert repeat.text == "first words"
+    assert await stored_count(store) == 1
+    assert len(await claim(store)) == 1
+
+
+async def test_tells_a_known_key_with_another_body_and_stores_nothing_for_it(store):
+    await store.add([new_message(idempotency=request_key())])
+
+    answers = await store.add([new_message(idempotency=request_key(body=b"other")), new_message()])
+
+    assert [answer.mismatch for answer in answers] == [True, False]
+    assert await stored_count(store) == 2
+
+
+async def test_knows_repeats_within_one_batch(store):
+    batch = [new_message(idempotency=request_key()) for _ in range(3)]
+    batch.append(new_message(idempotency=request_key(body=b"other")))
+
+    answers = await store.add(batch)
+
+    assert [answer.message_id for answer in answers[:3]] == [batch[0].id] * 3
+    assert [answer.replayed for answer in answers[:3]] == [False, True, True]
+    assert answers[3].mismatch
+    assert await stored_count(store) == 1
+
+
+async def test_stores_one_message_for_concurrent_requests_with_one_key(store):
+    keys = [request_key(f"k{number}") for number in range(10)]
+
+    answers = await asyncio.gather(
+        *(store.add([new_message(idempotency=key) for key in keys]) for _ in range(8)),
+        *(store.add([new_message(idempotency=key) for key in reversed(keys)]) for _ in range(8)),
+    )
+
+    assert await stored_count(store) == 10
+    by_key = [{batch[number].message_id for batch in answers[:8]} for number in range(10)]
+    assert all(len(ids_of_key) == 1 for ids_of_key in by_key)
+
+
+async def test_counts_a_key_within_its_scope_and_until_it_expires(store):
+    await store.add([new_message(idempotency=request_key())])
+
+    (elsewhere,) = await store.add([new_message(idempotency=request_key(scope="wkh_2"))])
+    later = NOW + timedelta(hours=24)
+    (expired,) = await store.add([new_message(created_at=later, idempotency=request_key())])
+
+    assert not elsewhere.replayed
+    assert not expired.replayed
+    assert await stored_count(store) == 3
+
+
+async def test_suppresses_what_means_the_same_message(store):
+    first = new_message(dedupe=meaning())
+    await store.add([first])
+
+    (repeat, other) = await store.add([new_message(dedupe=meaning()), new_message(dedupe=meaning("order 9"))])
+
+    assert (repeat.message_id, repeat.duplicate, repeat.replayed) == (first.id, True, False)
+    assert not other.duplicate
+    assert await stored_count(store) == 2
+
+
+async def test_sends_a_duplicate_that_is_only_to_be_annotated(store):
+    await store.add([new_message(dedupe=meaning(suppresses=False))])
+    repeat = new_message(dedupe=meaning(suppresses=False))
+
+    (answer,) = await store.add([repeat])
+
+    assert (answer.message_id, answer.duplicate) == (repeat.id, True)
+    assert await stored_count(store) == 2
+
+
+async def test_takes_a_payload_for_a_new_message_after_the_window(store):
+    await store.add([new_message(dedupe=meaning())])
+
+    (answer,) = await store.add([new_message(created_at=NOW + timedelta(hours=1), dedupe=meaning())])
+
+    assert not answer.duplicate
+    assert await stored_count(store) == 2
+
+
+async def test_replays_the_answer_of_a_request_that_was_suppressed(store):
+    first = new_message(dedupe=meaning())
+    await store.add([first])
+    await store.add([new_message(idempotency=request_key(), dedupe=meaning())])
+
+    (replay,) = await store.add([new_message(idempotency=request_key(), dedupe=meaning())])
+
+    assert (replay.message_id, replay.replayed, replay.duplicate) == (first.id, True, True)
+    assert await stored_count(store) == 1
+
+
+async def test_does_not_let_a_replay_claim_a_dedupe_key_anew(store):
+    first = new_message(idempotency=request_key(), dedupe=meaning())
+    await store.add([first])
+    later = NOW + timedelta(hours=2)  # the dedupe window is over, the idempotency key still counts
+    await store.add([new_message(created_at=later, idempotency=request_key(), dedupe=meaning())])
+
+    fresh = new_message(created_at=later, dedupe=replace(meaning(), expires_at=later + timedelta(hours=1)))
+    (answer,) = await store.add([fresh])
+
+    assert (answer.message_id, answer.duplicate) == (fresh.id, False)
+
+
+async def test_forgets_keys_that_count_no_more(store):
+    await store.add([new_message(idempotency=request_key(f"k{number}")) for number in range(5)])
+
+    assert await store.remove_expired_keys(NOW + timedelta(hours=23), 100) == 0
+    assert await store.remove_expired_keys(NOW + timedelta(hours=24), 3) == 3
+    assert await store.remove_expired_keys(NOW + timedelta(hours=24), 3) == 2
+
+
+@pytest.mark.parametrize(
+    ("resolution", "status", "sent_again"),
+    [(Resolution.SENT, Status.SENT, 0), (Resolution.FAILED, Status.FAILED, 0), (Resolution.RESEND, Status.QUEUED, 1)],
+)
+async def test_settles_a_held_message_as_the_operator_decides(store, resolution, status, sent_again):
+    message = new_message(on_unknown=OnUnknown.HOLD)
+    await store.add([message])
+    (attempt,) = await claim(store)
+    no_answer = Failure(reason=FailureReason.NO_ANSWER)
+    await store.finish([finished(attempt, outcome=Outcome.UNKNOWN, status=Status.UNKNOWN, failure=no_answer)])
+    assert (await store.get(TENANT, message.id)).status is Status.UNKNOWN
+    assert await claim(store, LEASE) == []
+
+    assert await store.resolve("ten_b", message.id, resolution, NOW) is ResolveResult.NOT_FOUND
+    assert await store.resolve(TENANT, message.id, resolution, NOW) is ResolveResult.RESOLVED
+    assert await store.resolve(TENANT, message.id, resolution, NOW) is ResolveResult.NOT_HELD
+
+    resolved = await store.get(TENANT, message.id)
+    assert resolved.status is status
+    assert len(await claim(store)) == sent_again
+    if sent_again:
+        assert resolved.on_unknown is OnUnknown.RESEND
+
+
+async def test_lets_a_receipt_settle_a_held_message(store):
+    message = new_message()
+    await store.add([message])
+    (attempt,) = await claim(store)
+    await store.finish([finished(attempt, outcome=Outcome.UNKNOWN, status=Status.UNKNOWN)])
+
+    await store.apply_receipts([receipt(message.id)])
+
+    assert (await store.get(TENANT, message.id)).status is Status.DELIVERED
+
+
+async def test_removes_old_finished_messages_in_steps_and_nothing_else(store):
+    old = [new_message(created_at=NOW - timedelta(days=31)) for _ in range(5)]
+    unfinished, young = new_message(created_at=NOW - timedelta(days=31)), new_message()
+    await store.add([*old, young])
+    await store.finish([finished(attempt) for attempt in await claim(store)])
+    await store.apply_receipts([receipt(message.id) for message in [*old, young]])
+    await store.add([unfinished])
+    before = NOW - timedelta(days=30)
+
+    removed = [await store.remove_finished(0, before, 3) for _ in range(3)]
+
+    assert removed == [3, 2, 0]
+    left = await store.list_messages(TENANT, MessageFilter(), PageRequest())
+    assert {message.id for message in left} == {unfinished.id, young.id}
+    assert await store.history(TENANT, old[0].id) is None
+    assert len((await store.history(TENANT, young.id)).attempts) == 1

@@ -52,7 +52,8 @@ class Product:
         )
         ready = threading.Event()
         threading.Thread(target=self._read, args=(self._process, ready), daemon=True).start()
-        if not ready.wait(STARTED_WITHIN_SECONDS) or self._process.poll() is not None:
+        # The end of its output wakes us too, and may come before its exit can be seen.
+        if not ready.wait(STARTED_WITHIN_SECONDS) or not any(line.startswith("ready ") for line in self.output):
             self.stop()
             raise AssertionError("`textway up` did not get ready:\n" + "".join(self.output))
 

@@ -50,6 +50,8 @@ def test_creates_an_integration_with_the_defaults_of_the_preset(api, product):
         "signingHeader": "X-Webhook-Signature",
         "outboundUrl": "",
         "defaultRegion": "",
+        "priority": "normal",
+        "onUnknown": "resend",
         "createdAt": made["createdAt"],
         "updatedAt": made["updatedAt"],
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from servicekit.clock import Clock
 from services.delivery.carriers.base import Carrier
+from services.delivery.carriers.http import Gateway, HttpCarrier
 from services.delivery.carriers.simulator import Simulator
 
 
@@ -16,9 +18,9 @@ class Carriers:
         self._first = carriers[0]
 
     @classmethod
-    def configured(cls, simulator_sender: str) -> Carriers:
-        """Build the carriers of this installation: the simulator alone."""
-        return cls(Simulator(simulator_sender))
+    def configured(cls, *, gateway: Gateway | None, simulator_sender: str, clock: Clock) -> Carriers:
+        """Build the carriers of this installation: its gateway, or else the simulator."""
+        return cls(HttpCarrier(gateway, clock) if gateway else Simulator(simulator_sender))
 
     def pick(self, to: str) -> Carrier:  # noqa: ARG002  # routes by number come with real carriers
         """Return the carrier that takes a message to this number."""

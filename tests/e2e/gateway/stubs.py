@@ -49,6 +49,7 @@ ANSWERS: dict[str, Any] = {
     "GetMessage": message_pb2.Message(id="msg_1", status="delivered"),
     "GetMessageTimeline": messages_service_pb2.GetMessageTimelineResponse(id="msg_1"),
     "CancelMessage": message_pb2.Message(id="msg_1", status="canceled"),
+    "ResolveMessage": message_pb2.Message(id="msg_1", status="failed"),
     "SubmitMessages": None,
     "PreviewMessage": None,
 }

@@ -57,12 +57,14 @@ def test_the_others_go_on_while_one_is_gone(without_ingress: Gateway) -> None:
 
 
 def test_a_service_that_is_back_is_found_within_a_second(gate: Gateway) -> None:
-    gate.stubs.stop("ingress")
-    time.sleep(1)
+    found_after = []
+    for _ in range(3):
+        gate.stubs.stop("ingress")
+        time.sleep(1.2)
+        gate.stubs.start("ingress")
+        found_after.append(wait_until_served(gate))
 
-    gate.stubs.start("ingress")
-
-    assert wait_until_served(gate) < 1
+    assert max(found_after) < 0.8
 
 
 def test_a_call_that_may_have_been_served_is_not_sent_again(gate: Gateway, client: httpx.Client) -> None:

@@ -113,6 +113,7 @@ def test_what_the_gateway_knows_of_the_address_stays_there(gate: Gateway, client
         ("GET", "/v1/messages/msg_a?id=msg_b", "GetMessage", "id", "msg_a"),
         ("GET", "/v1/messages/msg_a/timeline?id=msg_b", "GetMessageTimeline", "id", "msg_a"),
         ("POST", "/v1/messages/msg_a/cancel?id=msg_b", "CancelMessage", "id", "msg_a"),
+        ("POST", "/v1/messages/msg_a/resolve?id=msg_b", "ResolveMessage", "id", "msg_a"),
         ("POST", "/v1/messages?to=+6581230000", "SendMessage", "to", ""),
         ("GET", "/v1/messages?ref=a?b&status=sent", "ListMessages", "ref", "a?b"),
         ("GET", "/v1/ingress?pageSize=7", "ListIntegrations", "page_size", 7),

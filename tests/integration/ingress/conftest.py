@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -88,7 +89,7 @@ class FakeRegistry(RegistryServiceServicer):
         for watch in self.watches:
             watch.put_nowait(None)
 
-    async def WatchIntegrations(self, request_iterator, context):  # noqa: N802  # the contract's name
+    async def WatchIntegrations(self, request_iterator, context):  # the contract's name
         await anext(request_iterator)
         queue = asyncio.Queue()
         self.watches.append(queue)
@@ -118,14 +119,14 @@ class FakeRegistry(RegistryServiceServicer):
                 self.acknowledged.append(request.applied_revision)
                 self.acknowledgement.notify_all()
 
-    async def ResolveIngressKey(self, request, context):  # noqa: N802  # the contract's name
+    async def ResolveIngressKey(self, request, context):  # the contract's name
         self.resolved += 1
         for config in self.known.values():
             if any(key.sha256 == request.sha256 for key in config.ingress_keys):
                 return registry_v1.ResolveIngressKeyResponse(integration=config)
         raise NotFoundError
 
-    async def AuthenticateApiKey(self, request, context):  # noqa: N802  # the contract's name
+    async def AuthenticateApiKey(self, request, context):  # the contract's name
         tenant_id = self.tenants_by_key.get(request.api_key)
         if tenant_id is None:
             raise InvalidApiKeyError
@@ -142,7 +143,7 @@ class FakeRegistry(RegistryServiceServicer):
 
 
 class FakeDelivery(SubmissionServiceServicer):
-    """Delivery's internal service: remembers each call."""
+    """Delivery's internal service: remembers each call, knows repeats as the real one does, and forgets nothing."""
 
     name = "delivery"
     grpc_services = ("textway.delivery.v1.SubmissionService",)
@@ -150,6 +151,13 @@ class FakeDelivery(SubmissionServiceServicer):
     def __init__(self, listen: str) -> None:
         self.listen = listen
         self.calls: list[list[delivery_v1.Submission]] = []
+        # By integration and key: the hash of the first request, and its answer.
+        self.requests: dict[tuple[str, str], tuple[bytes, delivery_v1.AcceptedMessage]] = {}
+        # By integration and dedupe value: the first message.
+        self.meanings: dict[tuple[str, str], delivery_v1.AcceptedMessage] = {}
+        self.stored: list[delivery_v1.Submission] = []
+        self.refs: Counter[str] = Counter()
+        self.received = 0
         self.previews = 0
         self.refused_texts: dict[str, ServiceError] = {}
         self.may_answer = asyncio.Event()
@@ -159,20 +167,50 @@ class FakeDelivery(SubmissionServiceServicer):
     def submitted(self) -> list[delivery_v1.Submission]:
         return [submission for call in self.calls for submission in call]
 
-    async def SubmitMessages(self, request, context):  # noqa: N802  # the contract's name
+    async def SubmitMessages(self, request, context):  # the contract's name
+        self.received += len(request.submissions)
         await self.may_answer.wait()
         for submission in request.submissions:
             if submission.text in self.refused_texts:
                 raise self.refused_texts[submission.text]
         self.calls.append(list(request.submissions))
-        return delivery_v1.SubmitMessagesResponse(
-            accepted=[
-                delivery_v1.AcceptedMessage(id=f"msg_{submission.ref}", status="queued")
-                for submission in request.submissions
-            ]
-        )
+        return delivery_v1.SubmitMessagesResponse(accepted=[self._accept(one) for one in request.submissions])
 
-    async def PreviewMessage(self, request, context):  # noqa: N802  # the contract's name
+    def _accept(self, submission: delivery_v1.Submission) -> delivery_v1.AcceptedMessage:
+        if not submission.HasField("idempotency"):
+            return self._store(submission)
+        key = (submission.integration_id, submission.idempotency.key)
+        sha256 = submission.idempotency.request_sha256
+        if key not in self.requests:
+            self.requests[key] = (sha256, self._store(submission))
+            return self.requests[key][1]
+        first_sha256, accepted = self.requests[key]
+        if first_sha256 != sha256:
+            return delivery_v1.AcceptedMessage(idempotency_mismatch=True)
+        return changed(accepted, replayed=True)
+
+    def _store(self, submission: delivery_v1.Submission) -> delivery_v1.AcceptedMessage:
+        rule = submission.dedupe
+        first = self.meanings.get((submission.integration_id, rule.value)) if rule.value else None
+        if first and rule.mode == "suppress":
+            return changed(first, duplicate=True)
+        self.stored.append(submission)
+        # Several of one `ref` are told apart by their place.
+        self.refs[submission.ref] += 1
+        place = self.refs[submission.ref]
+        accepted = delivery_v1.AcceptedMessage(
+            id=f"msg_{submission.ref}{f'_{place}' if place > 1 else ''}",
+            status="queued",
+            to=submission.to,
+            text=submission.text,
+            ref=submission.ref,
+            duplicate=first is not None,
+        )
+        if rule.value:
+            self.meanings.setdefault((submission.integration_id, rule.value), accepted)
+        return accepted
+
+    async def PreviewMessage(self, request, context):  # the contract's name
         self.previews += 1
         return delivery_v1.PreviewMessageResponse(segments=2, encoding="ucs2", carrier="simulator")
 
@@ -184,6 +222,12 @@ class FakeDelivery(SubmissionServiceServicer):
 
     async def stop(self) -> None:
         """Nothing to finish."""
+
+
+def changed(accepted: delivery_v1.AcceptedMessage, **fields: bool) -> delivery_v1.AcceptedMessage:
+    copy = delivery_v1.AcceptedMessage(**fields)
+    copy.MergeFrom(accepted)
+    return copy
 
 
 @dataclass(kw_only=True)
@@ -210,8 +254,14 @@ class World:
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what another task brings about; a network is in between, so that there is no event to await."""
         async with asyncio.timeout(5):
-            while not is_so():  # noqa: ASYNC110  # see above
+            while not is_so():  # see above
                 await asyncio.sleep(0.005)
+
+    async def until_handed_in(self, count: int) -> None:
+        """Wait until so many messages are at Delivery or wait for their turn."""
+        assert self.service is not None
+        batcher = self.service._outbox._batcher
+        await self.until(lambda: self.delivery.received + batcher.depth == count)
 
     @property
     def is_live(self) -> bool:

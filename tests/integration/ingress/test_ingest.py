@@ -221,7 +221,7 @@ async def test_sends_messages_that_wait_together(world: World, ingress: IngressS
     await world.registry.publish(config_of(ingress_key))
     world.delivery.may_answer.clear()
     waiting = [asyncio.create_task(ingest(ingress, ingress_key, payload(ref=str(number)))) for number in range(300)]
-    await asyncio.sleep(0.3)
+    await world.until_handed_in(300)
 
     world.delivery.may_answer.set()
     responses = await asyncio.gather(*waiting)
@@ -242,7 +242,7 @@ async def test_no_sender_pays_for_a_message_of_another_that_delivery_refuses(
         asyncio.create_task(ingest(ingress, ingress_key, payload(ref=str(number), text=text)))
         for number, text in enumerate(texts)
     ]
-    await asyncio.sleep(0.2)
+    await world.until_handed_in(22)
 
     world.delivery.may_answer.set()
     answers = await asyncio.gather(*waiting, return_exceptions=True)

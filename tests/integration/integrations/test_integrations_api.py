@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from servicekit.ids import has_secret_form, has_valid_checksum, is_id
+from textway.integrations.v1.integration_pb2 import Dedupe
 from textway.integrations.v1.integrations_service_pb2 import (
     CreateIntegrationRequest,
     DeleteIntegrationRequest,
@@ -43,6 +44,7 @@ async def test_creates_an_integration_with_the_presets_defaults(clients, owner):
     assert (made.to_path, made.text_path, made.ref_path) == ("to", "text", "ref")
     assert (made.signed, made.signing_header) == (False, "X-Webhook-Signature")
     assert (made.outbound_url, made.default_region) == ("", "")
+    assert (made.priority, made.on_unknown, made.HasField("dedupe")) == ("normal", "resend", False)
     assert made.created_at == made.updated_at
 
 
@@ -145,6 +147,41 @@ async def test_patch_that_names_nothing_changes_nothing(clients, owner):
     assert patched == made
 
 
+async def test_put_and_patch_set_keep_and_reset_how_messages_are_sent(clients, owner):
+    api = clients.integrations
+    made = await api.CreateIntegration(
+        CreateIntegrationRequest(name="shop", priority="high", on_unknown="hold", dedupe=Dedupe(key="$.order.id")),
+        metadata=owner,
+    )
+
+    patched = await api.UpdateIntegration(UpdateIntegrationRequest(id=made.id, priority="low"), metadata=owner)
+    removed = await api.UpdateIntegration(UpdateIntegrationRequest(id=made.id, dedupe=Dedupe()), metadata=owner)
+    put = await api.ReplaceIntegration(ReplaceIntegrationRequest(id=made.id, name="shop"), metadata=owner)
+
+    rule = Dedupe(key="$.order.id", window_seconds=86_400, mode="suppress")
+    assert (made.priority, made.on_unknown, made.dedupe) == ("high", "hold", rule)
+    assert (patched.priority, patched.on_unknown, patched.dedupe) == ("low", "hold", rule)
+    assert (removed.priority, removed.HasField("dedupe")) == ("low", False)
+    assert (put.priority, put.on_unknown, put.HasField("dedupe")) == ("normal", "resend", False)
+
+
+async def test_the_other_services_learn_how_messages_are_sent(clients, owner):
+    made = await clients.integrations.CreateIntegration(
+        CreateIntegrationRequest(
+            name="shop",
+            priority="low",
+            on_unknown="hold",
+            dedupe=Dedupe(key="$.order.id", window_seconds=60, mode="annotate"),
+        ),
+        metadata=owner,
+    )
+
+    config = (await resolve(clients, made.ingress_key)).integration
+
+    assert (config.priority, config.on_unknown) == ("low", "hold")
+    assert (config.dedupe_key, config.dedupe_window_seconds, config.dedupe_mode) == ("$.order.id", 60, "annotate")
+
+
 async def test_lists_every_wrong_field_at_once(clients, owner, refusal):
     refused = await refusal(
         clients.integrations.CreateIntegration(
@@ -158,6 +195,9 @@ async def test_lists_every_wrong_field_at_once(clients, owner, refusal):
                 signing_header="Host",
                 outbound_url="ftp://x",
                 default_region="XX",
+                priority="urgent",
+                on_unknown="guess",
+                dedupe=Dedupe(key="$..id", window_seconds=-1, mode="drop"),
             ),
             metadata=owner,
         )
@@ -174,6 +214,11 @@ async def test_lists_every_wrong_field_at_once(clients, owner, refusal):
         "signingHeader",
         "outboundUrl",
         "defaultRegion",
+        "priority",
+        "onUnknown",
+        "dedupe.key",
+        "dedupe.windowSeconds",
+        "dedupe.mode",
     }
     assert "generic" in refused.message
 

@@ -101,7 +101,7 @@ async def test_refuses_to_start_with_a_key_ring_that_does_not_open_what_is_store
     with pytest.raises(SettingsError, match="missing"):
         await service.build(settings, SystemClock())
     KeyRing.open(settings.key_ring_path)
-    with pytest.raises(SettingsError, match="does not open the secrets of 1 integration"):
+    with pytest.raises(SettingsError, match="does not open 1 of the stored secrets"):
         await service.build(settings, SystemClock())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from servicekit.errors import UnavailableError, ValidationError
 from services.delivery.accept_messages import AcceptMessages, Submission, checked_submission
-from services.delivery.domain import shard_of
+from services.delivery.domain import Accepted, shard_of
 from services.delivery.errors import InvalidRecipientError, TextTooLongError
 
 SUBMISSION = Submission(tenant_id="ten_a", integration_id="wkh_1", to="+6581230000", text="hello", ref="1")
@@ -22,12 +22,18 @@ class SlowStore:
         self.commits = []
         self.release = asyncio.Event()
         self.broken = False
+        self.tries = 0
 
     async def add(self, messages):
+        self.tries += 1
         await self.release.wait()
         if self.broken:
             raise UnavailableError("down")
         self.commits.append(list(messages))
+        return [
+            Accepted(message_id=each.id, to=each.to, text=each.text, ref=each.ref, created_at=each.created_at)
+            for each in messages
+        ]
 
 
 def accepting(store, clock, *, shards=1, on_stored=lambda: None) -> AcceptMessages:
@@ -54,8 +60,8 @@ async def test_answers_only_after_the_commit(clock):
     assert not call.done()
 
     store.release.set()
-    (message,) = await call
-    assert store.commits == [[message]]
+    (accepted,) = await call
+    assert [[message.id for message in commit] for commit in store.commits] == [[accepted.message_id]]
 
 
 async def test_tells_every_caller_of_a_commit_that_failed(clock):
@@ -101,8 +107,8 @@ async def test_spreads_messages_over_the_shards_that_are_set(clock):
 
     messages = await accepting(store, clock, shards=4).accept([SUBMISSION] * 200)
 
-    assert {shard_of(message.id) for message in messages} == {0, 1, 2, 3}
-    assert {shard_of(m.id) for m in await accepting(store, clock).accept([SUBMISSION] * 50)} == {0}
+    assert {shard_of(message.message_id) for message in messages} == {0, 1, 2, 3}
+    assert {shard_of(m.message_id) for m in await accepting(store, clock).accept([SUBMISSION] * 50)} == {0}
 
 
 @pytest.mark.parametrize("count", [0, 501])
@@ -138,11 +144,33 @@ def test_takes_1600_characters_and_not_one_more():
 def test_lists_every_wrong_field_at_once():
     with pytest.raises(ValidationError) as refused:
         checked_submission(
-            tenant_id="ten_a", to=" ", text="", ref="r" * 65, callback="ftp://example.com", channel="fax"
+            tenant_id="ten_a",
+            to=" ",
+            text="",
+            ref="r" * 65,
+            callback="ftp://example.com",
+            channel="fax",
+            priority="urgent",
+            on_unknown="guess",
         )
 
-    assert [issue.path for issue in refused.value.issues] == ["to", "text", "ref", "callback", "channel"]
+    paths = [issue.path for issue in refused.value.issues]
+    assert paths == ["to", "text", "ref", "callback", "channel", "priority", "onUnknown"]
 
 
 def test_takes_a_ref_of_64_characters():
     assert checked_submission(tenant_id="ten_a", to="+6581230000", text="x", ref="r" * 64).ref == "r" * 64
+
+
+async def test_answers_everybody_at_once_when_the_database_can_not_be_had(clock):
+    store = SlowStore()
+    store.broken = True
+    accept = accepting(store, clock)
+    calls = [asyncio.create_task(accept.accept([SUBMISSION])) for _ in range(50)]
+    await asyncio.sleep(0.01)
+
+    store.release.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(result) for result in results} == {UnavailableError}
+    assert store.tries == 1

@@ -22,7 +22,7 @@ from services.delivery.carriers.base import (
 )
 from services.delivery.carriers.registry import Carriers
 from services.delivery.dispatch import Dispatcher
-from services.delivery.domain import Attempt, Encoding, Message, Outcome, Status
+from services.delivery.domain import Attempt, Encoding, Message, OnUnknown, Outcome, Priority, Status
 from services.delivery.store import Begin, DueMessage, Finish, Postpone, StartedAttempt
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
@@ -45,6 +45,8 @@ MESSAGE = Message(
     created_at=NOW,
     updated_at=NOW,
     valid_until=NOW + timedelta(hours=4),
+    priority=Priority.NORMAL,
+    on_unknown=OnUnknown.RESEND,
     sent_at=None,
     delivered_at=None,
 )
@@ -204,6 +206,26 @@ async def test_treats_an_unknown_outcome_as_the_carrier_allows(clock, outcome, c
     store = await send_one(entry, ScriptedCarrier(capability=capability), clock)
 
     assert store.decisions == [decision]
+
+
+@pytest.mark.parametrize(
+    ("capability", "age_seconds", "decision"),
+    [
+        (Capability.IDEMPOTENT, 0, Begin),
+        (Capability.BLIND, 0, Finish),
+        (Capability.RECONCILABLE, 30, Postpone),
+        (Capability.RECONCILABLE, 90, Finish),
+    ],
+)
+async def test_never_sends_again_what_is_to_be_held_unless_the_carrier_drops_a_second_one(
+    clock, capability, age_seconds, decision
+):
+    message = replace(MESSAGE, attempts=1, on_unknown=OnUnknown.HOLD)
+    entry = due(message, last_attempt(Outcome.STARTED, age_seconds=age_seconds))
+
+    store = await send_one(entry, ScriptedCarrier(capability=capability), clock)
+
+    assert [type(each) for each in store.decisions] == [decision]
 
 
 async def test_gives_a_message_of_unknown_outcome_only_to_the_carrier_that_may_have_it(clock):

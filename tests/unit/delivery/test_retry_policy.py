@@ -16,6 +16,7 @@ from services.delivery.carriers.base import (
     TryLater,
     Unknown,
 )
+from services.delivery.domain import OnUnknown
 from services.delivery.retry_policy import (
     EVIDENCE_SECONDS,
     LONGEST_DELAY_SECONDS,
@@ -29,8 +30,15 @@ NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 THROTTLED = Failure(reason=FailureReason.THROTTLED)
 
 
-def decide(result, *, attempt_number=1, capability=Capability.BLIND, jitter=0.5):
-    return next_step(result, attempt_number=attempt_number, capability=capability, now=NOW, jitter=jitter)
+def decide(result, *, attempt_number=1, capability=Capability.BLIND, on_unknown=OnUnknown.RESEND, jitter=0.5):
+    return next_step(
+        result,
+        attempt_number=attempt_number,
+        capability=capability,
+        on_unknown=on_unknown,
+        now=NOW,
+        jitter=jitter,
+    )
 
 
 def test_settles_as_sent_when_the_carrier_took_it():
@@ -70,3 +78,16 @@ def test_waits_for_evidence_after_an_unknown_outcome_only_where_there_can_be_som
     assert isinstance(step, Retry)
     assert (step.at - NOW).total_seconds() == seconds
     assert step.status is Status.SENDING
+
+
+@pytest.mark.parametrize(
+    ("capability", "holds"),
+    [(Capability.BLIND, True), (Capability.IDEMPOTENT, False), (Capability.RECONCILABLE, False)],
+)
+def test_holds_only_what_nothing_can_tell_about(capability, holds):
+    step = decide(Unknown(detail=""), capability=capability, on_unknown=OnUnknown.HOLD)
+
+    if holds:
+        assert step == Settle(status=Status.UNKNOWN, failure=Failure(reason=FailureReason.NO_ANSWER))
+    else:
+        assert isinstance(step, Retry)

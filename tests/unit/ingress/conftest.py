@@ -1,31 +1,19 @@
-"""An integration, a clock that stands still, and an outbox that remembers."""
+"""An integration, and an outbox that remembers."""
 
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from servicekit.errors import NotFoundError
+from servicekit.errors import NotFoundError, ServiceError
 from servicekit.ids import new_id, new_secret
 from services.ingress.domain import AcceptedMessage, IngressKey, Integration, MappingPaths, NewMessage, Preview
 
+# The time at which the shared clock stands.
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
-
-
-class StillClock:
-    def __init__(self) -> None:
-        self.time = NOW
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return (self.time - NOW).total_seconds()
-
-    async def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 class KnownIntegrations:
@@ -55,19 +43,21 @@ class RememberingDelivery:
     def __init__(self) -> None:
         self.submitted: list[NewMessage] = []
         self.previewed: list[NewMessage] = []
+        self.answer: dict[str, str | bool] = {}
+        self.refusal: ServiceError | None = None
 
     async def submit(self, message: NewMessage) -> AcceptedMessage:
         self.submitted.append(message)
-        return AcceptedMessage(id=new_id("msg", NOW), status="queued")
+        if self.refusal:
+            raise self.refusal
+        accepted = AcceptedMessage(
+            id=new_id("msg", NOW), status="queued", to=message.to, text=message.text, ref=message.ref
+        )
+        return replace(accepted, **self.answer)
 
     async def preview(self, message: NewMessage) -> Preview:
         self.previewed.append(message)
         return Preview(segments=1, encoding="gsm7", carrier="simulator")
-
-
-@pytest.fixture
-def clock() -> StillClock:
-    return StillClock()
 
 
 @pytest.fixture

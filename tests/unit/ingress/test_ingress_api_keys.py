@@ -8,7 +8,7 @@ from servicekit.errors import ServiceError, UnavailableError
 from servicekit.ids import new_secret
 from services.ingress.api_keys import ApiKeys
 from services.ingress.errors import InvalidApiKeyError
-from tests.unit.ingress.conftest import StillClock
+from tests.conftest import FixedClock
 from textway.integrations.v1.registry_service_pb2 import AuthenticateApiKeyRequest, AuthenticateApiKeyResponse
 
 KEY = new_secret("sk_live", 40)
@@ -21,7 +21,7 @@ class Registry:
         self.asked: list[str] = []
         self.failure: ServiceError | None = None
 
-    async def AuthenticateApiKey(  # noqa: N802  # the contract's name
+    async def AuthenticateApiKey(  # the contract's name
         self,
         request: AuthenticateApiKeyRequest,
         timeout: float,  # noqa: ASYNC109  # the stub's argument
@@ -39,23 +39,23 @@ def registry() -> Registry:
 
 
 @pytest.fixture
-def api_keys(registry: Registry, clock: StillClock) -> ApiKeys:
+def api_keys(registry: Registry, clock: FixedClock) -> ApiKeys:
     return ApiKeys(registry, clock=clock)
 
 
-async def test_asks_again_after_a_second(api_keys: ApiKeys, registry: Registry, clock: StillClock) -> None:
+async def test_asks_again_after_a_second(api_keys: ApiKeys, registry: Registry, clock: FixedClock) -> None:
     tenants = [await api_keys.tenant_of(KEY), await api_keys.tenant_of(KEY)]
-    await clock.sleep(1)
+    clock.advance(1)
     tenants.append(await api_keys.tenant_of(KEY))
 
     assert tenants == ["ten_mine"] * 3
     assert registry.asked == [KEY, KEY]
 
 
-async def test_refuses_a_revoked_key_after_a_second(api_keys: ApiKeys, registry: Registry, clock: StillClock) -> None:
+async def test_refuses_a_revoked_key_after_a_second(api_keys: ApiKeys, registry: Registry, clock: FixedClock) -> None:
     await api_keys.tenant_of(KEY)
     registry.failure = InvalidApiKeyError()
-    await clock.sleep(1)
+    clock.advance(1)
 
     with pytest.raises(InvalidApiKeyError):
         await api_keys.tenant_of(KEY)
@@ -63,11 +63,11 @@ async def test_refuses_a_revoked_key_after_a_second(api_keys: ApiKeys, registry:
 
 @pytest.mark.parametrize(("seconds", "is_known"), [(59, True), (60, False)])
 async def test_goes_on_with_a_known_key_for_a_minute(
-    *, api_keys: ApiKeys, registry: Registry, clock: StillClock, seconds: float, is_known: bool
+    *, api_keys: ApiKeys, registry: Registry, clock: FixedClock, seconds: float, is_known: bool
 ) -> None:
     await api_keys.tenant_of(KEY)
     registry.failure = UnavailableError("down")
-    await clock.sleep(seconds)
+    clock.advance(seconds)
 
     if is_known:
         assert await api_keys.tenant_of(KEY) == "ten_mine"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 
 from services.ingress.domain import MappingPaths
-from services.ingress.mapping import Trace, compile_mapping, map_payload
+from services.ingress.mapping import FieldTrace, Trace, compile_mapping, map_payload
 from services.ingress.strict_json import decode
 
 NESTED = MappingPaths(to="customer.phone", text="notification.body", ref="invoiceId", default_region="SG")
@@ -181,3 +182,68 @@ def test_takes_one_recipient_that_is_found_twice() -> None:
 
 def test_compiles_equal_paths_once() -> None:
     assert compile_mapping(MappingPaths(to="a.b", text="c")) is compile_mapping(MappingPaths(to="a.b", text="c"))
+
+
+def deduped(document: dict[str, object], path: str = "order.id") -> FieldTrace:
+    trace = mapped({"to": NUMBER, "text": "x", **document}, MappingPaths(to="to", text="text", dedupe=path))
+    assert trace.error is None
+    return trace.fields[-1]
+
+
+@pytest.mark.parametrize(
+    ("found", "value"),
+    [
+        ("A-4821", "A-4821"),
+        (4821, "4821"),
+        ("4821", "4821"),
+        (12345678901234567890, "12345678901234567890"),
+        (1.50, "1.5"),
+        (" A ", " A "),
+        ("x" * 256, "x" * 256),
+        ("x" * 257, f"sha256:{hashlib.sha256(b'x' * 257).hexdigest()}"),
+        ("é" * 257, f"sha256:{hashlib.sha256('é'.encode() * 257).hexdigest()}"),
+    ],
+)
+def test_finds_the_value_by_which_a_repeat_is_known(found: object, value: str) -> None:
+    trace = deduped({"order": {"id": found}})
+
+    assert (trace.field, trace.path, trace.result, trace.problem) == ("dedupe", "order.id", value, None)
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ({}, "nothing at this path"),
+        ({"order": {"id": None}}, "null"),
+        ({"order": {"id": " "}}, "blank"),
+        ({"order": {"id": True}}, "true or false"),
+        ({"order": {"id": {}}}, "an object"),
+        ({"order": {"id": ["A"]}}, "an array"),
+    ],
+)
+def test_takes_a_payload_without_a_usable_value_for_a_new_one_and_says_so(
+    document: dict[str, object], problem: str
+) -> None:
+    trace = deduped(document)
+
+    assert trace.result is None
+    assert problem in str(trace.problem)
+    assert "taken for a new one" in str(trace.problem)
+
+
+@pytest.mark.parametrize(
+    ("items", "value"),
+    [
+        ([{"id": "a"}], "a"),
+        ([{"id": "a"}, {"id": "b"}], '["a", "b"]'),
+        ([{"id": "a"}, {"id": 7}], '["a", "7"]'),
+        ([{"id": "a"}, {"id": None}], None),
+        ([{"id": "a"}, {"id": {}}], None),
+    ],
+)
+def test_compares_by_all_values_that_a_path_finds(items: object, value: str | None) -> None:
+    assert deduped({"items": items}, "items[*].id").result == value
+
+
+def test_looks_for_no_dedupe_value_without_a_rule() -> None:
+    assert [field.field for field in mapped(payload()).fields] == ["to", "text", "ref"]

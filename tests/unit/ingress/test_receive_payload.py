@@ -12,18 +12,28 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from servicekit.errors import ServiceError
+from servicekit.errors import IdempotencyMismatchError, ServiceError, ValidationError
 from servicekit.ids import new_secret
-from services.ingress.domain import MAX_BODY_BYTES, IngressKey, Integration, MappingPaths, Payload
+from services.ingress.domain import (
+    MAX_BODY_BYTES,
+    DedupeKey,
+    DedupeRule,
+    Idempotency,
+    IngressKey,
+    Integration,
+    MappingPaths,
+    Payload,
+)
 from services.ingress.receive_payload import ReceivePayload
-from tests.unit.ingress.conftest import NOW, KnownIntegrations, RememberingDelivery, StillClock
+from tests.conftest import FixedClock
+from tests.unit.ingress.conftest import NOW, KnownIntegrations, RememberingDelivery
 
 GOOD = b'{"to":"+6581230000","text":"Order #4821 confirmed","ref":"4821"}'
 
 
 @pytest.fixture
 def receive(
-    integrations: KnownIntegrations, delivery: RememberingDelivery, clock: StillClock, integration: Integration
+    integrations: KnownIntegrations, delivery: RememberingDelivery, clock: FixedClock, integration: Integration
 ) -> ReceivePayload:
     integrations.all.append(integration)
     return ReceivePayload(integrations=integrations, outbox=delivery, clock=clock)
@@ -38,13 +48,12 @@ async def refusal_of(receive: ReceivePayload, key: str, payload: Payload) -> Ser
 async def test_submits_the_message_that_a_payload_means(
     receive: ReceivePayload, ingress_key: str, integration: Integration, delivery: RememberingDelivery
 ) -> None:
-    received = await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
+    accepted = await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
 
     (message,) = delivery.submitted
-    assert received.message == message
     assert (message.tenant_id, message.integration_id) == (integration.tenant_id, integration.id)
     assert (message.to, message.text, message.ref) == ("+6581230000", "Order #4821 confirmed", "4821")
-    assert received.accepted.status == "queued"
+    assert (accepted.status, accepted.replayed, accepted.duplicate) == ("queued", False, False)
 
 
 def sized(size: int) -> bytes:
@@ -137,9 +146,9 @@ async def test_never_inflates_a_body(
 async def test_takes_a_body_that_says_it_is_not_encoded(receive: ReceivePayload, ingress_key: str) -> None:
     payload = Payload(body=GOOD, headers={"content-encoding": ("Identity",)})
 
-    received = await receive(ingress_key=ingress_key, payload=payload)
+    accepted = await receive(ingress_key=ingress_key, payload=payload)
 
-    assert received.message.ref == "4821"
+    assert accepted.ref == "4821"
 
 
 @pytest.mark.parametrize("key", ["", "ig_", "ig_short", "wkh_" + "x" * 32, "ig_" + "é" * 32, "sk_live_" + "a" * 40])
@@ -176,15 +185,15 @@ async def test_takes_a_rotated_key_until_it_expires_and_not_a_moment_longer(
     integrations: KnownIntegrations,
     integration: Integration,
     ingress_key: str,
-    clock: StillClock,
+    clock: FixedClock,
     delivery: RememberingDelivery,
 ) -> None:
     key = IngressKey(sha256=hashlib.sha256(ingress_key.encode()).digest(), expires_at=NOW + timedelta(seconds=10))
     integrations.all[:] = [replace(integration, ingress_keys=(key,))]
 
-    clock.time = NOW + timedelta(seconds=9.999)
+    clock.advance(9.999)
     await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
-    clock.time = NOW + timedelta(seconds=10)
+    clock.advance(0.001)
     refusal = await refusal_of(receive, ingress_key, Payload(body=GOOD))
 
     assert refusal.reason == "NOT_FOUND"
@@ -273,3 +282,125 @@ async def test_logs_one_line_without_key_text_or_full_number(receive: ReceivePay
     (line,) = lines
     assert line["to"] == "*******0000"
     assert not any(secret in str(line) for secret in (ingress_key, "Order #4821", "+6581230000"))
+
+
+# Sending once
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({}, None),
+        ({"idempotency-key": ("order-4821",)}, "order-4821"),
+        ({"idempotency-key": ('"order-4821"',)}, "order-4821"),
+        ({"webhook-id": ("evt_1",)}, "evt_1"),
+        ({"webhook-id": ("evt_1",), "idempotency-key": ("order-4821",)}, "order-4821"),
+        ({"webhook-id": ("a", "b"), "idempotency-key": ("order-4821",)}, "order-4821"),
+    ],
+)
+async def test_hands_on_the_senders_key_with_the_hash_of_the_bytes_that_came(
+    *,
+    receive: ReceivePayload,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+    headers: dict[str, tuple[str, ...]],
+    key: str | None,
+) -> None:
+    await receive(ingress_key=ingress_key, payload=Payload(body=GOOD, headers=headers))
+
+    (message,) = delivery.submitted
+    expected = None if key is None else Idempotency(key=key, request_sha256=hashlib.sha256(GOOD).digest())
+    assert message.idempotency == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "path"),
+    [
+        ({"idempotency-key": ("",)}, "Idempotency-Key"),
+        ({"idempotency-key": ("k" * 256,)}, "Idempotency-Key"),
+        ({"idempotency-key": ("a", "a")}, "Idempotency-Key"),
+        ({"idempotency-key": ("",), "webhook-id": ("good",)}, "Idempotency-Key"),
+        ({"webhook-id": ("a", "b")}, "webhook-id"),
+        ({"webhook-id": ("ü",)}, "webhook-id"),
+    ],
+)
+async def test_refuses_what_is_no_key_and_submits_nothing(
+    *,
+    receive: ReceivePayload,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+    headers: dict[str, tuple[str, ...]],
+    path: str,
+) -> None:
+    refusal = await refusal_of(receive, ingress_key, Payload(body=GOOD, headers=headers))
+
+    assert isinstance(refusal, ValidationError)
+    assert [issue.path for issue in refusal.issues] == [path]
+    assert delivery.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"), [(b"no JSON", "INVALID_JSON"), (b"{}", "MISSING_FIELDS"), (GOOD, "VALIDATION_ERROR")]
+)
+async def test_tells_what_is_wrong_with_a_payload_before_what_is_wrong_with_its_key(
+    receive: ReceivePayload, ingress_key: str, body: bytes, reason: str
+) -> None:
+    refusal = await refusal_of(receive, ingress_key, Payload(body=body, headers={"idempotency-key": ("",)}))
+
+    assert refusal.reason == reason
+
+
+async def test_answers_a_repeat_with_the_first_messages_fields(
+    receive: ReceivePayload, ingress_key: str, delivery: RememberingDelivery
+) -> None:
+    delivery.answer = {"id": "msg_first", "text": "as it was", "ref": "1", "replayed": True, "duplicate": True}
+
+    accepted = await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
+
+    assert (accepted.id, accepted.text, accepted.ref) == ("msg_first", "as it was", "1")
+    assert (accepted.replayed, accepted.duplicate) == (True, True)
+
+
+async def test_passes_a_mismatch_on(receive: ReceivePayload, ingress_key: str, delivery: RememberingDelivery) -> None:
+    delivery.refusal = IdempotencyMismatchError()
+
+    refusal = await refusal_of(receive, ingress_key, Payload(body=GOOD))
+
+    assert refusal.reason == "IDEMPOTENCY_MISMATCH"
+
+
+RULE = DedupeRule(window_seconds=60, mode="annotate")
+
+
+async def test_hands_on_how_the_integrations_messages_are_sent(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+) -> None:
+    paths = replace(integration.paths, dedupe="ref")
+    integrations.all[:] = [replace(integration, paths=paths, priority="high", on_unknown="hold", dedupe=RULE)]
+
+    await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
+
+    (message,) = delivery.submitted
+    assert (message.priority, message.on_unknown) == ("high", "hold")
+    assert message.dedupe == DedupeKey(value="4821", rule=RULE)
+
+
+async def test_submits_without_a_dedupe_value_when_the_payload_has_none(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+) -> None:
+    paths = replace(integration.paths, dedupe="order.id")
+    integrations.all[:] = [replace(integration, paths=paths, dedupe=RULE)]
+
+    await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
+
+    assert [message.dedupe for message in delivery.submitted] == [None]

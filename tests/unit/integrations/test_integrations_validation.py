@@ -7,7 +7,7 @@ import pytest
 from servicekit.errors import ValidationError
 from servicekit.json_paths import compile_path
 from services.integrations import validation
-from services.integrations.domain import IntegrationChanges
+from services.integrations.domain import NO_DEDUPE, Dedupe, IntegrationChanges
 from services.integrations.load_presets import presets
 
 
@@ -153,6 +153,73 @@ def test_refuses_a_region(region):
     assert [issue.path for issue in issues_of(default_region=region)] == ["defaultRegion"]
 
 
+@pytest.mark.parametrize("field", ["priority", "on_unknown"])
+@pytest.mark.parametrize("word", ["", "HIGH", "urgent", " hold", "suppress"])
+def test_an_unknown_word_is_answered_with_the_known_ones(field, word):
+    (issue,) = issues_of(**{field: word})
+
+    known = {"priority": "high, normal, low", "on_unknown": "resend, hold"}
+    assert (issue.path, issue.message) == (
+        {"priority": "priority", "on_unknown": "onUnknown"}[field],
+        f"must be one of: {known[field]}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "word"),
+    [
+        ("priority", "high"),
+        ("priority", "normal"),
+        ("priority", "low"),
+        ("on_unknown", "resend"),
+        ("on_unknown", "hold"),
+    ],
+)
+def test_keeps_a_known_word(field, word):
+    assert getattr(kept(**{field: word}), field) == word
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        (Dedupe(), NO_DEDUPE),
+        (Dedupe(key="$.order.id"), Dedupe(key="$.order.id", window_seconds=86_400, mode="suppress")),
+        (Dedupe(key="id", window_seconds=1, mode="annotate"), Dedupe(key="id", window_seconds=1, mode="annotate")),
+        (Dedupe(key="id", window_seconds=2_592_000), Dedupe(key="id", window_seconds=2_592_000, mode="suppress")),
+    ],
+)
+def test_keeps_a_dedupe_rule_with_its_defaults_filled_in(asked, rule):
+    assert kept(dedupe=asked).dedupe == rule
+
+
+@pytest.mark.parametrize(
+    ("asked", "paths"),
+    [
+        (Dedupe(key="$..id"), ["dedupe.key"]),
+        (Dedupe(key="a["), ["dedupe.key"]),
+        (Dedupe(key=" ", window_seconds=60), ["dedupe.key"]),
+        (Dedupe(window_seconds=60), ["dedupe.key"]),
+        (Dedupe(mode="annotate"), ["dedupe.key"]),
+        (Dedupe(key="id", window_seconds=-1), ["dedupe.windowSeconds"]),
+        (Dedupe(key="id", window_seconds=2_592_001), ["dedupe.windowSeconds"]),
+        (Dedupe(key="id", mode="drop"), ["dedupe.mode"]),
+        (Dedupe(key="*", window_seconds=-1, mode="x"), ["dedupe.windowSeconds", "dedupe.mode"]),
+        (Dedupe(key="$..*", window_seconds=-1, mode="x"), ["dedupe.key", "dedupe.windowSeconds", "dedupe.mode"]),
+    ],
+)
+def test_refuses_a_dedupe_rule_part_by_part(asked, paths):
+    issues = issues_of(dedupe=asked)
+
+    assert [issue.path for issue in issues] == paths
+    assert all("suppress, annotate" in issue.message for issue in issues if issue.path == "dedupe.mode")
+
+
+def test_a_whole_integration_without_a_dedupe_rule_loses_the_one_it_had():
+    replaced = validation.new_integration(IntegrationChanges(name="shop", priority="low"), presets())
+
+    assert (replaced.priority, replaced.on_unknown, replaced.dedupe) == ("low", "resend", NO_DEDUPE)
+
+
 def test_a_new_integration_gets_the_presets_defaults():
     made = validation.new_integration(IntegrationChanges(name="shop", text_path="body"), presets())
 
@@ -165,6 +232,9 @@ def test_a_new_integration_gets_the_presets_defaults():
         signing_header="X-Webhook-Signature",
         outbound_url="",
         default_region="",
+        priority="normal",
+        on_unknown="resend",
+        dedupe=NO_DEDUPE,
     )
 
 
@@ -186,6 +256,8 @@ def test_every_preset_can_be_used():
                 text_path=preset.text_path,
                 ref_path=preset.ref_path,
                 signing_header=preset.signing_header,
+                priority=preset.priority,
+                on_unknown=preset.on_unknown,
             ),
             presets(),
         )
@@ -193,7 +265,9 @@ def test_every_preset_can_be_used():
 
 
 def test_a_preset_file_with_a_field_too_many_is_a_defect(tmp_path):
-    (tmp_path / "odd.toml").write_text('toPath="a"\ntextPath="b"\nrefPath=""\nsigningHeader="X"\nextra=1\n')
+    (tmp_path / "odd.toml").write_text(
+        'toPath="a"\ntextPath="b"\nrefPath=""\nsigningHeader="X"\npriority="low"\nonUnknown="hold"\nextra=1\n'
+    )
 
     with pytest.raises(ValueError, match="extra"):
         presets(tmp_path)

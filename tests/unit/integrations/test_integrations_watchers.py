@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from servicekit.errors import NotFoundError, UnavailableError
+from servicekit.errors import IdempotencyMismatchError, NotFoundError, UnavailableError
 from services.integrations.commit_changes import ChangeFeed
 from services.integrations.domain import Change
-from services.integrations.store import Snapshot
+from services.integrations.store import AnsweredBeforeError, Snapshot
 from services.integrations.watch_integrations import WatchIntegrations
 from services.integrations.watchers import Broadcaster
 
@@ -248,7 +248,13 @@ async def test_a_change_is_told_when_its_author_is_gone(broadcaster, settle):
 
 
 @pytest.mark.parametrize(
-    ("error", "stays"), [(NotFoundError(), True), (UnavailableError("The database is gone."), False)]
+    ("error", "stays"),
+    [
+        (NotFoundError(), True),
+        (AnsweredBeforeError(b""), True),
+        (IdempotencyMismatchError(), True),
+        (UnavailableError("The database is gone."), False),
+    ],
 )
 async def test_watchers_begin_again_when_the_outcome_of_a_write_is_unknown(broadcaster, error, stays):
     feed = ChangeFeed(broadcaster)
@@ -261,3 +267,25 @@ async def test_watchers_begin_again_when_the_outcome_of_a_write_is_unknown(broad
             await feed.commit(write)
 
         assert broadcaster.watcher_count == int(stays)
+
+
+async def test_a_repeat_is_answered_when_what_the_first_call_did_is_in_force(broadcaster, settle):
+    feed = ChangeFeed(broadcaster)
+
+    async def first():
+        return Change(revision=1)
+
+    async def repeat():
+        raise AnsweredBeforeError(b"the first answer")
+
+    with broadcaster.watch() as watcher:
+        authors = [asyncio.create_task(feed.commit(write)) for write in (first, repeat)]
+        await settle()
+        assert [author.done() for author in authors] == [False, False]
+
+        await watcher.next_change()
+        watcher.acknowledge(1)
+
+        assert (await authors[0]).revision == 1
+        with pytest.raises(AnsweredBeforeError):
+            await authors[1]

@@ -31,6 +31,8 @@ class SendMessageRequest(_message.Message):
     REF_FIELD_NUMBER: _builtins.int
     CALLBACK_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
     to: _builtins.str
     """to is the recipient in E.164, required."""
     text: _builtins.str
@@ -41,6 +43,10 @@ class SendMessageRequest(_message.Message):
     """callback is a URL that gets this message's status events, at most 2048 bytes."""
     channel: _builtins.str
     """channel is `sms`, which is also the default."""
+    priority: _builtins.str
+    """priority is `high`, `normal` or `low`; `normal` when empty."""
+    on_unknown: _builtins.str
+    """on_unknown is `resend` or `hold`; `resend` when empty."""
     def __init__(
         self,
         *,
@@ -49,10 +55,12 @@ class SendMessageRequest(_message.Message):
         ref: _builtins.str = ...,
         callback: _builtins.str = ...,
         channel: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        on_unknown: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback", b"callback", "channel", b"channel", "ref", b"ref", "text", b"text", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback", b"callback", "channel", b"channel", "on_unknown", b"on_unknown", "priority", b"priority", "ref", b"ref", "text", b"text", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -279,3 +287,29 @@ class CancelMessageRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelMessageRequest: _TypeAlias = CancelMessageRequest  # noqa: Y015
+
+@_typing.final
+class ResolveMessageRequest(_message.Message):
+    """ResolveMessageRequest says what became of a message that is held because nobody could know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is the message's `msg_` id."""
+    resolution: _builtins.str
+    """resolution is `sent` (the carrier had it), `failed` (it had not, and it is to be left so) or `resend`."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        resolution: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "resolution", b"resolution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveMessageRequest: _TypeAlias = ResolveMessageRequest  # noqa: Y015

@@ -56,6 +56,11 @@ class MessagesServiceStub:
                 request_serializer=textway_dot_delivery_dot_v1_dot_messages__service__pb2.GetMessageTimelineRequest.SerializeToString,
                 response_deserializer=textway_dot_delivery_dot_v1_dot_messages__service__pb2.GetMessageTimelineResponse.FromString,
                 _registered_method=True)
+        self.ResolveMessage = channel.unary_unary(
+                '/textway.delivery.v1.MessagesService/ResolveMessage',
+                request_serializer=textway_dot_delivery_dot_v1_dot_messages__service__pb2.ResolveMessageRequest.SerializeToString,
+                response_deserializer=textway_dot_delivery_dot_v1_dot_message__pb2.Message.FromString,
+                _registered_method=True)
         self.CancelMessage = channel.unary_unary(
                 '/textway.delivery.v1.MessagesService/CancelMessage',
                 request_serializer=textway_dot_delivery_dot_v1_dot_messages__service__pb2.CancelMessageRequest.SerializeToString,
@@ -95,6 +100,13 @@ class MessagesServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResolveMessage(self, request, context):
+        """ResolveMessage settles a message of status `unknown`; otherwise ABORTED (HTTP 409).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelMessage(self, request, context):
         """CancelMessage stops a message that no attempt has begun for; otherwise ABORTED (HTTP 409).
         """
@@ -124,6 +136,11 @@ def add_MessagesServiceServicer_to_server(servicer, server):
                     servicer.GetMessageTimeline,
                     request_deserializer=textway_dot_delivery_dot_v1_dot_messages__service__pb2.GetMessageTimelineRequest.FromString,
                     response_serializer=textway_dot_delivery_dot_v1_dot_messages__service__pb2.GetMessageTimelineResponse.SerializeToString,
+            ),
+            'ResolveMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveMessage,
+                    request_deserializer=textway_dot_delivery_dot_v1_dot_messages__service__pb2.ResolveMessageRequest.FromString,
+                    response_serializer=textway_dot_delivery_dot_v1_dot_message__pb2.Message.SerializeToString,
             ),
             'CancelMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelMessage,
@@ -240,6 +257,33 @@ class MessagesService:
             '/textway.delivery.v1.MessagesService/GetMessageTimeline',
             textway_dot_delivery_dot_v1_dot_messages__service__pb2.GetMessageTimelineRequest.SerializeToString,
             textway_dot_delivery_dot_v1_dot_messages__service__pb2.GetMessageTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/textway.delivery.v1.MessagesService/ResolveMessage',
+            textway_dot_delivery_dot_v1_dot_messages__service__pb2.ResolveMessageRequest.SerializeToString,
+            textway_dot_delivery_dot_v1_dot_message__pb2.Message.FromString,
             options,
             channel_credentials,
             insecure,

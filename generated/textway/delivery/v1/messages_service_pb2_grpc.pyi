@@ -42,6 +42,8 @@ class MessagesServiceStub:
     """ListMessages lists the tenant's messages, newest first."""
     GetMessageTimeline: _grpc.UnaryUnaryMultiCallable[_messages_service_pb2.GetMessageTimelineRequest, _messages_service_pb2.GetMessageTimelineResponse]
     """GetMessageTimeline tells every step of one message with its time."""
+    ResolveMessage: _grpc.UnaryUnaryMultiCallable[_messages_service_pb2.ResolveMessageRequest, _message_pb2.Message]
+    """ResolveMessage settles a message of status `unknown`; otherwise ABORTED (HTTP 409)."""
     CancelMessage: _grpc.UnaryUnaryMultiCallable[_messages_service_pb2.CancelMessageRequest, _message_pb2.Message]
     """CancelMessage stops a message that no attempt has begun for; otherwise ABORTED (HTTP 409)."""
 
@@ -58,6 +60,8 @@ class MessagesServiceAsyncStub(MessagesServiceStub):
     """ListMessages lists the tenant's messages, newest first."""
     GetMessageTimeline: _aio.UnaryUnaryMultiCallable[_messages_service_pb2.GetMessageTimelineRequest, _messages_service_pb2.GetMessageTimelineResponse]  # type: ignore[assignment]
     """GetMessageTimeline tells every step of one message with its time."""
+    ResolveMessage: _aio.UnaryUnaryMultiCallable[_messages_service_pb2.ResolveMessageRequest, _message_pb2.Message]  # type: ignore[assignment]
+    """ResolveMessage settles a message of status `unknown`; otherwise ABORTED (HTTP 409)."""
     CancelMessage: _aio.UnaryUnaryMultiCallable[_messages_service_pb2.CancelMessageRequest, _message_pb2.Message]  # type: ignore[assignment]
     """CancelMessage stops a message that no attempt has begun for; otherwise ABORTED (HTTP 409)."""
 
@@ -95,6 +99,14 @@ class MessagesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_messages_service_pb2.GetMessageTimelineResponse, _abc.Awaitable[_messages_service_pb2.GetMessageTimelineResponse]]:
         """GetMessageTimeline tells every step of one message with its time."""
+
+    @_abc_1.abstractmethod
+    def ResolveMessage(
+        self,
+        request: _messages_service_pb2.ResolveMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_message_pb2.Message, _abc.Awaitable[_message_pb2.Message]]:
+        """ResolveMessage settles a message of status `unknown`; otherwise ABORTED (HTTP 409)."""
 
     @_abc_1.abstractmethod
     def CancelMessage(

@@ -30,6 +30,10 @@ class Submission(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     REF_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
+    DEDUPE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """tenant_id is the owner's `ten_` id, required."""
     integration_id: _builtins.str
@@ -40,6 +44,18 @@ class Submission(_message.Message):
     """text is 1 to 1600 characters, required."""
     ref: _builtins.str
     """ref is the sender's own reference; empty for none."""
+    priority: _builtins.str
+    """priority is `high`, `normal` or `low`; `normal` when empty."""
+    on_unknown: _builtins.str
+    """on_unknown is `resend` or `hold`; `resend` when empty."""
+    @_builtins.property
+    def idempotency(self) -> Global___Idempotency:
+        """idempotency is the sender's own key for the request; unset when it gave none."""
+
+    @_builtins.property
+    def dedupe(self) -> Global___DedupeKey:
+        """dedupe is what the integration's rule found; unset when it has none."""
+
     def __init__(
         self,
         *,
@@ -48,14 +64,74 @@ class Submission(_message.Message):
         to: _builtins.str = ...,
         text: _builtins.str = ...,
         ref: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        on_unknown: _builtins.str = ...,
+        idempotency: Global___Idempotency | None = ...,
+        dedupe: Global___DedupeKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "idempotency", b"idempotency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration_id", b"integration_id", "ref", b"ref", "tenant_id", b"tenant_id", "text", b"text", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "idempotency", b"idempotency", "integration_id", b"integration_id", "on_unknown", b"on_unknown", "priority", b"priority", "ref", b"ref", "tenant_id", b"tenant_id", "text", b"text", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Submission: _TypeAlias = Submission  # noqa: Y015
+
+@_typing.final
+class Idempotency(_message.Message):
+    """Idempotency makes a repeat of a request the same request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_SHA256_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key is the caller's, 1 to 255 characters; it counts within one integration."""
+    request_sha256: _builtins.bytes
+    """request_sha256 is the hash of the request's body, 32 bytes: a repeat must have the same."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        request_sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "request_sha256", b"request_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Idempotency: _TypeAlias = Idempotency  # noqa: Y015
+
+@_typing.final
+class DedupeKey(_message.Message):
+    """DedupeKey makes two requests that mean the same message known as such."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """value is what must be equal; it counts within one integration."""
+    window_seconds: _builtins.int
+    """window_seconds is for how long it is remembered."""
+    mode: _builtins.str
+    """mode is `suppress` or `annotate`."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        window_seconds: _builtins.int = ...,
+        mode: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "value", b"value", "window_seconds", b"window_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DedupeKey: _TypeAlias = DedupeKey  # noqa: Y015
 
 @_typing.final
 class SubmitMessagesRequest(_message.Message):
@@ -90,7 +166,7 @@ class SubmitMessagesResponse(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcceptedMessage]:
-        """accepted are the stored messages."""
+        """accepted are the messages that answer the submissions."""
 
     def __init__(
         self,
@@ -107,17 +183,35 @@ Global___SubmitMessagesResponse: _TypeAlias = SubmitMessagesResponse  # noqa: Y0
 
 @_typing.final
 class AcceptedMessage(_message.Message):
-    """AcceptedMessage is a message that is on disk."""
+    """AcceptedMessage is a message that is on disk: the submitted one, or the first one of which it is a repeat."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_MISMATCH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """id is `msg_` and 26 characters."""
+    """id is `msg_` and 26 characters; empty when idempotency_mismatch is true, and nothing was stored."""
     status: _builtins.str
     """status is `queued`."""
+    to: _builtins.str
+    """to is the recipient in E.164."""
+    text: _builtins.str
+    """text is the text as it was accepted."""
+    ref: _builtins.str
+    """ref is the sender's own reference."""
+    replayed: _builtins.bool
+    """replayed is true when the idempotency key was known: this is the first request's answer."""
+    duplicate: _builtins.bool
+    """duplicate is true when the dedupe key was known."""
+    idempotency_mismatch: _builtins.bool
+    """idempotency_mismatch is true when the idempotency key was known with another body."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """created_at is when it was accepted."""
@@ -128,10 +222,16 @@ class AcceptedMessage(_message.Message):
         id: _builtins.str = ...,
         status: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        to: _builtins.str = ...,
+        text: _builtins.str = ...,
+        ref: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
+        duplicate: _builtins.bool = ...,
+        idempotency_mismatch: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "duplicate", b"duplicate", "id", b"id", "idempotency_mismatch", b"idempotency_mismatch", "ref", b"ref", "replayed", b"replayed", "status", b"status", "text", b"text", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

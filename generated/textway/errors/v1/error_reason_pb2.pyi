@@ -58,6 +58,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_INTERNAL: a defect of Textway; the log has the cause under the request's id."""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 16
     """ERROR_REASON_UNAVAILABLE: a service or its database is down; the call may safely be sent again."""
+    ERROR_REASON_IDEMPOTENCY_MISMATCH: _ErrorReason.ValueType  # 17
+    """ERROR_REASON_IDEMPOTENCY_MISMATCH: this `Idempotency-Key` came with another body before."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason names every way in which a Textway call can fail.
@@ -102,4 +104,6 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """ERROR_REASON_INTERNAL: a defect of Textway; the log has the cause under the request's id."""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 16
 """ERROR_REASON_UNAVAILABLE: a service or its database is down; the call may safely be sent again."""
+ERROR_REASON_IDEMPOTENCY_MISMATCH: ErrorReason.ValueType  # 17
+"""ERROR_REASON_IDEMPOTENCY_MISMATCH: this `Idempotency-Key` came with another body before."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

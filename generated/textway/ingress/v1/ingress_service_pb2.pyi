@@ -58,6 +58,7 @@ class IngestResponse(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     REF_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the message's `msg_` id."""
     status: _builtins.str
@@ -68,6 +69,10 @@ class IngestResponse(_message.Message):
     """text is the text as it will be sent."""
     ref: _builtins.str
     """ref is the sender's own reference; empty when the payload had none."""
+    duplicate: _builtins.bool
+    """duplicate is true when the integration's dedupe rule knows the payload already; unset otherwise. In mode `suppress`
+    the message is the first one, in mode `annotate` a new one.
+    """
     def __init__(
         self,
         *,
@@ -76,12 +81,15 @@ class IngestResponse(_message.Message):
         to: _builtins.str = ...,
         text: _builtins.str = ...,
         ref: _builtins.str = ...,
+        duplicate: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "duplicate", b"duplicate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "ref", b"ref", "status", b"status", "text", b"text", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "duplicate", b"duplicate", "id", b"id", "ref", b"ref", "status", b"status", "text", b"text", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__duplicate: _TypeAlias = _typing.Literal["duplicate"]  # noqa: Y015
+    _WhichOneofArgType__duplicate: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duplicate) -> _WhichOneofReturnType__duplicate | None: ...
 
 Global___IngestResponse: _TypeAlias = IngestResponse  # noqa: Y015
 
@@ -129,6 +137,7 @@ class ExplainResponse(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
     CARRIER_FIELD_NUMBER: _builtins.int
+    DEDUPE_VALUE_FIELD_NUMBER: _builtins.int
     verdict: _builtins.str
     """verdict is `accepted`, or the error code that Ingest would have answered."""
     message: _builtins.str
@@ -147,6 +156,8 @@ class ExplainResponse(_message.Message):
     """encoding is `gsm7` or `ucs2`; empty when there is no text."""
     carrier: _builtins.str
     """carrier is the carrier that would take the message; empty when there is none."""
+    dedupe_value: _builtins.str
+    """dedupe_value is what the integration's dedupe rule found in the payload; unset when it has no rule or found nothing."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedField]:
         """fields has one entry for each path that was tried, in the order in which they were tried."""
@@ -164,12 +175,15 @@ class ExplainResponse(_message.Message):
         segments: _builtins.int = ...,
         encoding: _builtins.str = ...,
         carrier: _builtins.str = ...,
+        dedupe_value: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "dedupe_value", b"dedupe_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carrier", b"carrier", "encoding", b"encoding", "fields", b"fields", "message", b"message", "ref", b"ref", "segments", b"segments", "signature", b"signature", "text", b"text", "to", b"to", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "carrier", b"carrier", "dedupe_value", b"dedupe_value", "encoding", b"encoding", "fields", b"fields", "message", b"message", "ref", b"ref", "segments", b"segments", "signature", b"signature", "text", b"text", "to", b"to", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__dedupe_value: _TypeAlias = _typing.Literal["dedupe_value"]  # noqa: Y015
+    _WhichOneofArgType__dedupe_value: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe_value) -> _WhichOneofReturnType__dedupe_value | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 

@@ -37,6 +37,9 @@ class Integration(_message.Message):
     DEFAULT_REGION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    DEDUPE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id manages the integration and is no secret: `wkh_` and 26 characters."""
     name: _builtins.str
@@ -61,6 +64,10 @@ class Integration(_message.Message):
     """outbound_url gets the replies to this integration's messages; empty for none."""
     default_region: _builtins.str
     """default_region is the ISO 3166 code that reads numbers without a plus sign; empty to refuse those."""
+    priority: _builtins.str
+    """priority is `high`, `normal` or `low`: which of the tenant's messages go first when there are more than can go."""
+    on_unknown: _builtins.str
+    """on_unknown is `resend` or `hold`: what to do with a message of which it can not be known whether a carrier has it."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """created_at is when the integration was made."""
@@ -68,6 +75,10 @@ class Integration(_message.Message):
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """updated_at is when it was last changed."""
+
+    @_builtins.property
+    def dedupe(self) -> Global___Dedupe:
+        """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
 
     def __init__(
         self,
@@ -86,11 +97,46 @@ class Integration(_message.Message):
         default_region: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        priority: _builtins.str = ...,
+        on_unknown: _builtins.str = ...,
+        dedupe: Global___Dedupe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "dedupe", b"dedupe", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "default_region", b"default_region", "id", b"id", "ingress_key", b"ingress_key", "ingress_url", b"ingress_url", "name", b"name", "outbound_url", b"outbound_url", "preset", b"preset", "ref_path", b"ref_path", "signed", b"signed", "signing_header", b"signing_header", "text_path", b"text_path", "to_path", b"to_path", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "dedupe", b"dedupe", "default_region", b"default_region", "id", b"id", "ingress_key", b"ingress_key", "ingress_url", b"ingress_url", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signed", b"signed", "signing_header", b"signing_header", "text_path", b"text_path", "to_path", b"to_path", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Integration: _TypeAlias = Integration  # noqa: Y015
+
+@_typing.final
+class Dedupe(_message.Message):
+    """Dedupe recognises a payload that means the same message as one before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key is the path of what must be equal: a dotted path or an admitted JSONPath; empty for no deduplication."""
+    window_seconds: _builtins.int
+    """window_seconds is for how long a payload is remembered: 1 to 2592000; 86400 when 0."""
+    mode: _builtins.str
+    """mode is `suppress` (answer with the first message and send nothing more) or `annotate` (send, and say so);
+    `suppress` when empty.
+    """
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        window_seconds: _builtins.int = ...,
+        mode: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "mode", b"mode", "window_seconds", b"window_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dedupe: _TypeAlias = Dedupe  # noqa: Y015

@@ -35,6 +35,9 @@ class CreateIntegrationRequest(_message.Message):
     SIGNING_HEADER_FIELD_NUMBER: _builtins.int
     OUTBOUND_URL_FIELD_NUMBER: _builtins.int
     DEFAULT_REGION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    DEDUPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is required, 1 to 100 characters."""
     preset: _builtins.str
@@ -53,6 +56,14 @@ class CreateIntegrationRequest(_message.Message):
     """outbound_url gets the replies."""
     default_region: _builtins.str
     """default_region reads numbers without a plus sign."""
+    priority: _builtins.str
+    """priority is `high`, `normal` or `low`: which of the tenant's messages go first when there are more than can go."""
+    on_unknown: _builtins.str
+    """on_unknown is `resend` or `hold`: what to do with a message of which it can not be known whether a carrier has it."""
+    @_builtins.property
+    def dedupe(self) -> _integration_pb2.Dedupe:
+        """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
+
     def __init__(
         self,
         *,
@@ -65,17 +76,26 @@ class CreateIntegrationRequest(_message.Message):
         signing_header: _builtins.str | None = ...,
         outbound_url: _builtins.str | None = ...,
         default_region: _builtins.str | None = ...,
+        priority: _builtins.str | None = ...,
+        on_unknown: _builtins.str | None = ...,
+        dedupe: _integration_pb2.Dedupe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_region", b"_default_region", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "default_region", b"default_region", "outbound_url", b"outbound_url", "preset", b"preset", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_region", b"_default_region", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "default_region", b"default_region", "name", b"name", "outbound_url", b"outbound_url", "preset", b"preset", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
+    _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
+    _WhichOneofReturnType__on_unknown: _TypeAlias = _typing.Literal["on_unknown"]  # noqa: Y015
+    _WhichOneofArgType__on_unknown: _TypeAlias = _typing.Literal["_on_unknown", b"_on_unknown"]  # noqa: Y015
     _WhichOneofReturnType__outbound_url: _TypeAlias = _typing.Literal["outbound_url"]  # noqa: Y015
     _WhichOneofArgType__outbound_url: _TypeAlias = _typing.Literal["_outbound_url", b"_outbound_url"]  # noqa: Y015
     _WhichOneofReturnType__preset: _TypeAlias = _typing.Literal["preset"]  # noqa: Y015
     _WhichOneofArgType__preset: _TypeAlias = _typing.Literal["_preset", b"_preset"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__ref_path: _TypeAlias = _typing.Literal["ref_path"]  # noqa: Y015
     _WhichOneofArgType__ref_path: _TypeAlias = _typing.Literal["_ref_path", b"_ref_path"]  # noqa: Y015
     _WhichOneofReturnType__signing_header: _TypeAlias = _typing.Literal["signing_header"]  # noqa: Y015
@@ -87,11 +107,17 @@ class CreateIntegrationRequest(_message.Message):
     _WhichOneofReturnType__to_path: _TypeAlias = _typing.Literal["to_path"]  # noqa: Y015
     _WhichOneofArgType__to_path: _TypeAlias = _typing.Literal["_to_path", b"_to_path"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe) -> _WhichOneofReturnType__dedupe | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_unknown) -> _WhichOneofReturnType__on_unknown | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_url) -> _WhichOneofReturnType__outbound_url | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preset) -> _WhichOneofReturnType__preset | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ref_path) -> _WhichOneofReturnType__ref_path | None: ...
     @_typing.overload
@@ -199,6 +225,9 @@ class ReplaceIntegrationRequest(_message.Message):
     SIGNING_HEADER_FIELD_NUMBER: _builtins.int
     OUTBOUND_URL_FIELD_NUMBER: _builtins.int
     DEFAULT_REGION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    DEDUPE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     name: _builtins.str
@@ -219,6 +248,14 @@ class ReplaceIntegrationRequest(_message.Message):
     """outbound_url gets the replies."""
     default_region: _builtins.str
     """default_region reads numbers without a plus sign."""
+    priority: _builtins.str
+    """priority is `high`, `normal` or `low`: which of the tenant's messages go first when there are more than can go."""
+    on_unknown: _builtins.str
+    """on_unknown is `resend` or `hold`: what to do with a message of which it can not be known whether a carrier has it."""
+    @_builtins.property
+    def dedupe(self) -> _integration_pb2.Dedupe:
+        """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
+
     def __init__(
         self,
         *,
@@ -232,17 +269,26 @@ class ReplaceIntegrationRequest(_message.Message):
         signing_header: _builtins.str | None = ...,
         outbound_url: _builtins.str | None = ...,
         default_region: _builtins.str | None = ...,
+        priority: _builtins.str | None = ...,
+        on_unknown: _builtins.str | None = ...,
+        dedupe: _integration_pb2.Dedupe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_region", b"_default_region", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "default_region", b"default_region", "outbound_url", b"outbound_url", "preset", b"preset", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_region", b"_default_region", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "default_region", b"default_region", "id", b"id", "name", b"name", "outbound_url", b"outbound_url", "preset", b"preset", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "id", b"id", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
+    _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
+    _WhichOneofReturnType__on_unknown: _TypeAlias = _typing.Literal["on_unknown"]  # noqa: Y015
+    _WhichOneofArgType__on_unknown: _TypeAlias = _typing.Literal["_on_unknown", b"_on_unknown"]  # noqa: Y015
     _WhichOneofReturnType__outbound_url: _TypeAlias = _typing.Literal["outbound_url"]  # noqa: Y015
     _WhichOneofArgType__outbound_url: _TypeAlias = _typing.Literal["_outbound_url", b"_outbound_url"]  # noqa: Y015
     _WhichOneofReturnType__preset: _TypeAlias = _typing.Literal["preset"]  # noqa: Y015
     _WhichOneofArgType__preset: _TypeAlias = _typing.Literal["_preset", b"_preset"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__ref_path: _TypeAlias = _typing.Literal["ref_path"]  # noqa: Y015
     _WhichOneofArgType__ref_path: _TypeAlias = _typing.Literal["_ref_path", b"_ref_path"]  # noqa: Y015
     _WhichOneofReturnType__signing_header: _TypeAlias = _typing.Literal["signing_header"]  # noqa: Y015
@@ -254,11 +300,17 @@ class ReplaceIntegrationRequest(_message.Message):
     _WhichOneofReturnType__to_path: _TypeAlias = _typing.Literal["to_path"]  # noqa: Y015
     _WhichOneofArgType__to_path: _TypeAlias = _typing.Literal["_to_path", b"_to_path"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe) -> _WhichOneofReturnType__dedupe | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_unknown) -> _WhichOneofReturnType__on_unknown | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_url) -> _WhichOneofReturnType__outbound_url | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preset) -> _WhichOneofReturnType__preset | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ref_path) -> _WhichOneofReturnType__ref_path | None: ...
     @_typing.overload
@@ -287,6 +339,9 @@ class UpdateIntegrationRequest(_message.Message):
     SIGNING_HEADER_FIELD_NUMBER: _builtins.int
     OUTBOUND_URL_FIELD_NUMBER: _builtins.int
     DEFAULT_REGION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    DEDUPE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     name: _builtins.str
@@ -305,6 +360,14 @@ class UpdateIntegrationRequest(_message.Message):
     """outbound_url gets the replies; empty for none."""
     default_region: _builtins.str
     """default_region reads numbers without a plus sign; empty to refuse those."""
+    priority: _builtins.str
+    """priority is `high`, `normal` or `low`: which of the tenant's messages go first when there are more than can go."""
+    on_unknown: _builtins.str
+    """on_unknown is `resend` or `hold`: what to do with a message of which it can not be known whether a carrier has it."""
+    @_builtins.property
+    def dedupe(self) -> _integration_pb2.Dedupe:
+        """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
+
     def __init__(
         self,
         *,
@@ -317,17 +380,26 @@ class UpdateIntegrationRequest(_message.Message):
         signing_header: _builtins.str | None = ...,
         outbound_url: _builtins.str | None = ...,
         default_region: _builtins.str | None = ...,
+        priority: _builtins.str | None = ...,
+        on_unknown: _builtins.str | None = ...,
+        dedupe: _integration_pb2.Dedupe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_region", b"_default_region", "_name", b"_name", "_outbound_url", b"_outbound_url", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "default_region", b"default_region", "name", b"name", "outbound_url", b"outbound_url", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_name", b"_name", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_region", b"_default_region", "_name", b"_name", "_outbound_url", b"_outbound_url", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "default_region", b"default_region", "id", b"id", "name", b"name", "outbound_url", b"outbound_url", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_name", b"_name", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "id", b"id", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
+    _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__on_unknown: _TypeAlias = _typing.Literal["on_unknown"]  # noqa: Y015
+    _WhichOneofArgType__on_unknown: _TypeAlias = _typing.Literal["_on_unknown", b"_on_unknown"]  # noqa: Y015
     _WhichOneofReturnType__outbound_url: _TypeAlias = _typing.Literal["outbound_url"]  # noqa: Y015
     _WhichOneofArgType__outbound_url: _TypeAlias = _typing.Literal["_outbound_url", b"_outbound_url"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__ref_path: _TypeAlias = _typing.Literal["ref_path"]  # noqa: Y015
     _WhichOneofArgType__ref_path: _TypeAlias = _typing.Literal["_ref_path", b"_ref_path"]  # noqa: Y015
     _WhichOneofReturnType__signing_header: _TypeAlias = _typing.Literal["signing_header"]  # noqa: Y015
@@ -339,11 +411,17 @@ class UpdateIntegrationRequest(_message.Message):
     _WhichOneofReturnType__to_path: _TypeAlias = _typing.Literal["to_path"]  # noqa: Y015
     _WhichOneofArgType__to_path: _TypeAlias = _typing.Literal["_to_path", b"_to_path"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe) -> _WhichOneofReturnType__dedupe | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_unknown) -> _WhichOneofReturnType__on_unknown | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_url) -> _WhichOneofReturnType__outbound_url | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ref_path) -> _WhichOneofReturnType__ref_path | None: ...
     @_typing.overload

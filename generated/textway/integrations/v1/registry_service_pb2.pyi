@@ -36,6 +36,11 @@ class IntegrationConfig(_message.Message):
     SIGNING_HEADER_FIELD_NUMBER: _builtins.int
     DEFAULT_REGION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    DEDUPE_KEY_FIELD_NUMBER: _builtins.int
+    DEDUPE_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    DEDUPE_MODE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     tenant_id: _builtins.str
@@ -54,6 +59,16 @@ class IntegrationConfig(_message.Message):
     """default_region reads numbers without a plus sign; empty to refuse those."""
     revision: _builtins.int
     """revision grows with every change of this integration."""
+    priority: _builtins.str
+    """priority is `high`, `normal` or `low`."""
+    on_unknown: _builtins.str
+    """on_unknown is `resend` or `hold`."""
+    dedupe_key: _builtins.str
+    """dedupe_key is the path of what must be equal in payloads that mean the same message; empty for none."""
+    dedupe_window_seconds: _builtins.int
+    """dedupe_window_seconds is for how long a payload is remembered."""
+    dedupe_mode: _builtins.str
+    """dedupe_mode is `suppress` or `annotate`."""
     @_builtins.property
     def ingress_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngressKey]:
         """ingress_keys are the addresses that lead here."""
@@ -76,10 +91,15 @@ class IntegrationConfig(_message.Message):
         signing_header: _builtins.str = ...,
         default_region: _builtins.str = ...,
         revision: _builtins.int = ...,
+        priority: _builtins.str = ...,
+        on_unknown: _builtins.str = ...,
+        dedupe_key: _builtins.str = ...,
+        dedupe_window_seconds: _builtins.int = ...,
+        dedupe_mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_region", b"default_region", "id", b"id", "ingress_keys", b"ingress_keys", "ref_path", b"ref_path", "revision", b"revision", "signing_header", b"signing_header", "signing_secrets", b"signing_secrets", "tenant_active", b"tenant_active", "tenant_id", b"tenant_id", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe_key", b"dedupe_key", "dedupe_mode", b"dedupe_mode", "dedupe_window_seconds", b"dedupe_window_seconds", "default_region", b"default_region", "id", b"id", "ingress_keys", b"ingress_keys", "on_unknown", b"on_unknown", "priority", b"priority", "ref_path", b"ref_path", "revision", b"revision", "signing_header", b"signing_header", "signing_secrets", b"signing_secrets", "tenant_active", b"tenant_active", "tenant_id", b"tenant_id", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

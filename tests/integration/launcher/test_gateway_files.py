@@ -13,7 +13,7 @@ UPSTREAMS = gateway.Upstreams(integrations="10.0.0.1:7101", ingress="ingress:710
 
 
 def test_fills_every_placeholder(tmp_path: Path) -> None:
-    configuration = gateway.prepare(tmp_path / "gateway", listen="0.0.0.0:8080", upstreams=UPSTREAMS)
+    configuration = gateway.prepare(tmp_path / "gateway", listen="0.0.0.0:8080", upstreams=UPSTREAMS).configuration
 
     loaded = yaml.safe_load(configuration.read_text())
     assert "${" not in configuration.read_text()
@@ -22,7 +22,7 @@ def test_fills_every_placeholder(tmp_path: Path) -> None:
 
 
 def test_names_each_upstream_once(tmp_path: Path) -> None:
-    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS)
+    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS).configuration
 
     clusters = yaml.safe_load(configuration.read_text())["static_resources"]["clusters"]
     found = {

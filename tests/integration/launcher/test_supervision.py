@@ -22,7 +22,15 @@ from services.launcher.supervision import Child, Folders, supervise
 folder = Path(sys.argv[1])
 children = [Child(name=name, command=(sys.executable, sys.argv[2], name, str(folder))) for name in sys.argv[3:]]
 folders = Folders(logs=folder / "logs", run=folder / "run")
-print(supervise(children, folders, report=lambda text: print(text, flush=True), on_start=lambda: print("begun")))
+print(
+    supervise(
+        children,
+        folders,
+        report=lambda text: print(text, flush=True),
+        on_start=lambda: print("begun"),
+        on_stop=lambda: print("ending"),
+    )
+)
 """
 WRITE_EVENTS = """
 import os, signal, sys, time

@@ -1,0 +1,197 @@
+"""PostgreSQL through asyncpg: a pool, a deadline on every transaction, and no server that would lose a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, Protocol, cast
+
+import structlog
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from servicekit.settings import SettingsError
+
+# Eight replicas of a service and the others beside them stay below PostgreSQL's default of 100 connections.
+CONNECTIONS: Final = 10
+CONNECT_SECONDS: Final = 1.5
+STATEMENT_MS: Final = 1500
+LOCK_MS: Final = 1000
+# A process that is paused inside a transaction must not hold its rows for longer than a lease.
+IDLE_IN_TRANSACTION_MS: Final = 10_000
+
+_SESSION: Final[Mapping[str, str]] = {
+    "statement_timeout": str(STATEMENT_MS),
+    "lock_timeout": str(LOCK_MS),
+    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+    "default_transaction_isolation": "read committed",
+    "timezone": "UTC",
+    "enable_seqscan": "off",
+    "jit": "off",  # it takes longer to compile statements as short as ours than to run them
+}
+_SERVER_SETTINGS: Final = """
+    SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes,
+           current_setting('synchronous_commit') AS synchronous_commit, current_setting('server_encoding') AS encoding
+"""
+_COMMITS_ON_DISK: Final = ("on", "remote_apply")
+# SQLSTATE classes and codes that say "not now", where the statement itself is right.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_OUTAGES: Final = (
+    "08",  # connection
+    "25006",  # read-only transaction: the primary became a standby
+    "25P03",  # idle in transaction for too long
+    "28",  # authorization
+    "3D000",  # no such database
+    "40",  # deadlock, serialization failure
+    "53",  # out of disk, memory or connections
+    "55P03",  # lock not available
+    "57",  # shutdown, start-up, cancelled by statement_timeout
+    "58",  # input/output error
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Driver(Protocol):
+    """The part of an asyncpg connection that is used here; asyncpg has no types."""
+
+    def is_closed(self) -> bool:
+        """Tell whether either side has closed it."""
+
+    def terminate(self) -> None:
+        """Close it at once."""
+
+    async def fetchrow(self, query: str) -> Mapping[str, str]:
+        """Return the first row."""
+
+    async def execute(self, query: str) -> str:
+        """Run a statement."""
+
+
+def open_engine(url: URL, name: str) -> PostgresEngine:
+    """Return an engine that connects when it is first used; `name` is shown in pg_stat_activity."""
+    if url.drivername not in ("postgresql", "postgresql+asyncpg"):
+        raise SettingsError(f"database URL: write postgresql:// in place of {url.drivername}://")
+    if not url.database:
+        raise SettingsError("database URL: name the database, as in postgresql://host/name")
+    url = _with_drivers_words(url.set(drivername="postgresql+asyncpg"))
+    return PostgresEngine(
+        create_async_engine(
+            url,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=CONNECT_SECONDS,
+            hide_parameters=True,
+            connect_args={"timeout": CONNECT_SECONDS, "server_settings": {**_SESSION, "application_name": name}},
+        )
+    )
+
+
+def _with_drivers_words(url: URL) -> URL:
+    # libpq's name for it, which every hosted PostgreSQL shows in the URL that it hands out.
+    mode = url.query.get("sslmode")
+    return url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode}) if mode else url
+
+
+class PostgresEngine:
+    """One pool for reads and writes."""
+
+    is_exclusive = False
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        # Connections from before a break may be dead without knowing it.
+        self._breaks = 0
+        event.listen(engine.sync_engine, "connect", self._examine_server)
+        event.listen(engine.sync_engine, "checkout", self._replace_dead)
+        event.listen(engine.sync_engine, "handle_error", self._examine_error)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
+        """See Engine."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_seconds
+        async with asyncio.timeout_at(deadline):
+            connection = await (self._engine if writes else self._snapshots).connect()
+        driver = cast("Driver", (await connection.get_raw_connection()).driver_connection)
+        # Cutting the connection ends whatever it waits for, at once and without a word from the server; a cancelled
+        # statement would wait for the server to agree.
+        watchdog = loop.call_at(deadline, driver.terminate)
+        try:
+            async with connection.begin():
+                if patience_seconds * 1000 > STATEMENT_MS:
+                    await _wait_longer(connection, patience_seconds)
+                yield connection
+        finally:
+            # A caller that is cancelled must not leave the connection behind.
+            closing = asyncio.ensure_future(connection.close())
+            closing.add_done_callback(lambda _: watchdog.cancel())
+            await asyncio.shield(closing)
+
+    def is_outage(self, error: Exception) -> bool:
+        """See Engine."""
+        if isinstance(error, DBAPIError):
+            state = getattr(error.orig, "sqlstate", None) or ""
+            return error.connection_invalidated or state.startswith(_OUTAGES)
+        return isinstance(error, (OSError, PoolTimeoutError))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+    def _examine_server(self, connection: Any, record: Any) -> None:
+        record.info["breaks"] = self._breaks
+        connection.run_async(_examine_server)
+
+    def _replace_dead(self, connection: Any, record: Any, _proxy: object) -> None:
+        # Cheaper than a ping: a server that closed the connection was heard, and one that fell silent was noticed.
+        driver = connection.driver_connection
+        if driver.is_closed() or record.info["breaks"] != self._breaks:
+            driver.terminate()
+            raise DisconnectionError
+
+    def _examine_error(self, context: ExceptionContext) -> None:
+        _forget_values(context.original_exception)
+        if context.is_disconnect:
+            self._breaks += 1
+            # The pool would say goodbye on each of its connections, and wait for the answer of a server that is away.
+            context.invalidate_pool_on_disconnect = False
+
+
+def _forget_values(error: BaseException) -> None:
+    # PostgreSQL quotes the row that broke a rule in the detail, and a traceback shows it.
+    if error.__cause__ is not None and hasattr(error.__cause__, "detail"):
+        error.__cause__.detail = None
+
+
+async def _wait_longer(connection: AsyncConnection, seconds: float) -> None:
+    milliseconds = round(seconds * 1000)
+    for name in ("statement_timeout", "lock_timeout"):
+        await connection.execute(text(f"SET LOCAL {name} = {milliseconds}"))
+
+
+async def _examine_server(driver: Driver) -> None:
+    found = await driver.fetchrow(_SERVER_SETTINGS)
+    if found["encoding"] != "UTF8":
+        raise SettingsError(
+            f"PostgreSQL: the database's encoding is {found['encoding']}, which can not hold every text."
+            " Create it with ENCODING 'UTF8'."
+        )
+    if found["fsync"] != "on":
+        raise SettingsError(
+            "PostgreSQL: the server runs with fsync=off, so that a power cut would lose accepted messages."
+            " Set fsync=on in postgresql.conf and restart it."
+        )
+    if found["full_page_writes"] != "on":
+        log.warning("PostgreSQL runs with full_page_writes=off: a power cut may damage the database")
+    if found["synchronous_commit"] not in _COMMITS_ON_DISK:
+        await driver.execute("SET synchronous_commit = on")
+        actual = (await driver.fetchrow(_SERVER_SETTINGS))["synchronous_commit"]
+        if actual not in _COMMITS_ON_DISK:
+            raise SettingsError(f"PostgreSQL: synchronous_commit stays {actual}, so that accepted messages may be lost")
+        log.warning("PostgreSQL has a weaker synchronous_commit; Textway's own sessions use on")

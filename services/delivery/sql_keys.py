@@ -1,0 +1,164 @@
+"""Keys that make repeats known, in SQL: a primary key decides who holds one, inside the storing transaction."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Row, bindparam, delete, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from servicekit.clock import to_milliseconds
+from services.delivery.domain import DedupeKey, IdempotencyKey, NewMessage
+from services.delivery.tables import KEYS
+
+SHARDS: Final = 32
+
+_REPOINT: Final = (
+    update(KEYS)
+    .where(
+        KEYS.c.shard == bindparam("at_shard"), KEYS.c.scope == bindparam("at_scope"), KEYS.c.key == bindparam("at_key")
+    )
+    .values(message_id=bindparam("to_message_id"), duplicate=True)
+)
+
+KeyId = tuple[int, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """A message that is a repeat: of which one, and by which of the two words."""
+
+    first_id: str
+    replayed: bool = False
+    duplicate: bool = False
+    mismatch: bool = False
+
+
+async def repeats(connection: AsyncConnection, messages: Sequence[NewMessage], now_ms: int) -> dict[str, Repeat]:
+    """Claim the messages' keys; return those of the messages, by id, that are repeats.
+
+    A repeat that its dedupe rule only annotates is to be stored all the same. Concurrent transactions with the same key
+    wait here for each other, on SQLite for the write lock and on PostgreSQL for the row.
+    """
+    found: dict[str, Repeat] = {}
+    held = await _claim(connection, [_request_row(m, m.idempotency) for m in messages if m.idempotency], now_ms)
+    for message in messages:
+        if message.idempotency:
+            holder = held[_idempotency_id(message.idempotency)]
+            if holder.message_id != message.id:
+                found[message.id] = Repeat(
+                    first_id=holder.message_id,
+                    replayed=True,
+                    duplicate=holder.duplicate,
+                    mismatch=holder.request_sha256 != message.idempotency.request_sha256,
+                )
+    await _dedupe(connection, [message for message in messages if message.id not in found], found, now_ms)
+    return found
+
+
+async def remove_expired(connection: AsyncConnection, now_ms: int, limit: int) -> int:
+    """Delete keys that count no more, at most so many; return how many."""
+    found = await connection.execute(
+        select(KEYS.c.shard, KEYS.c.scope, KEYS.c.key).where(KEYS.c.expires_at_ms <= now_ms).limit(limit)
+    )
+    expired = [tuple(row) for row in found]
+    if expired:
+        await connection.execute(
+            delete(KEYS).where(
+                tuple_(KEYS.c.shard, KEYS.c.scope, KEYS.c.key).in_(expired), KEYS.c.expires_at_ms <= now_ms
+            )
+        )
+    return len(expired)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Holder:
+    message_id: str
+    request_sha256: bytes
+    duplicate: bool
+
+
+async def _dedupe(
+    connection: AsyncConnection, messages: Sequence[NewMessage], found: dict[str, Repeat], now_ms: int
+) -> None:
+    held = await _claim(connection, [_meaning_row(m, m.dedupe) for m in messages if m.dedupe], now_ms)
+    repointed: list[dict[str, object]] = []
+    for message in messages:
+        if message.dedupe is None:
+            continue
+        holder = held[_dedupe_id(message.dedupe)]
+        if holder.message_id == message.id:
+            continue
+        found[message.id] = Repeat(first_id=holder.message_id, duplicate=True)
+        if message.idempotency:
+            # A replay of this request is to get the same answer again.
+            answer_id = holder.message_id if message.dedupe.suppresses else message.id
+            shard, scope, key = _idempotency_id(message.idempotency)
+            repointed.append({"at_shard": shard, "at_scope": scope, "at_key": key, "to_message_id": answer_id})
+    if repointed:
+        await connection.execute(_REPOINT, repointed)
+
+
+async def _claim(connection: AsyncConnection, wanted: Sequence[dict[str, object]], now_ms: int) -> dict[KeyId, _Holder]:
+    """Insert the keys that nobody holds, for the first that wants each; return who holds them."""
+    if not wanted:
+        return {}
+    first = {(row["shard"], row["scope"], row["key"]): row for row in reversed(wanted)}
+    # In one order everywhere, or two transactions could each wait for a key of the other.
+    key_ids = sorted(first)
+    rows = [first[key_id] for key_id in key_ids]
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(KEYS).values(rows)
+    statement = statement.on_conflict_do_update(
+        index_elements=[KEYS.c.shard, KEYS.c.scope, KEYS.c.key],
+        set_={
+            name: statement.excluded[name] for name in ("request_sha256", "message_id", "duplicate", "expires_at_ms")
+        },
+        where=KEYS.c.expires_at_ms <= now_ms,
+    )
+    await connection.execute(statement)
+    found = await connection.execute(select(KEYS).where(tuple_(KEYS.c.shard, KEYS.c.scope, KEYS.c.key).in_(key_ids)))
+    return {(row.shard, row.scope, row.key): _holder(row) for row in found}
+
+
+def _holder(row: Row[Any]) -> _Holder:
+    return _Holder(message_id=row.message_id, request_sha256=row.request_sha256, duplicate=row.duplicate)
+
+
+def _request_row(message: NewMessage, key: IdempotencyKey) -> dict[str, object]:
+    return _row(_idempotency_id(key), message, key.request_sha256, key.expires_at)
+
+
+def _meaning_row(message: NewMessage, key: DedupeKey) -> dict[str, object]:
+    return _row(_dedupe_id(key), message, b"", key.expires_at)
+
+
+def _row(key_id: KeyId, message: NewMessage, request_sha256: bytes, expires_at: datetime) -> dict[str, object]:
+    shard, scope, key = key_id
+    return {
+        "shard": shard,
+        "scope": scope,
+        "key": key,
+        "request_sha256": request_sha256,
+        "message_id": message.id,
+        "duplicate": False,
+        "expires_at_ms": to_milliseconds(expires_at),
+    }
+
+
+def _idempotency_id(key: IdempotencyKey) -> KeyId:
+    return _key_id(f"request/{key.scope}", key.key)
+
+
+def _dedupe_id(key: DedupeKey) -> KeyId:
+    return _key_id(f"meaning/{key.scope}", key.value)
+
+
+def _key_id(scope: str, key: str) -> KeyId:
+    # By a hash that is the same for ever: how many shards messages have may change, where a key is found may not.
+    return zlib.crc32(f"{scope}\n{key}".encode()) % SHARDS, scope, key

@@ -1,0 +1,179 @@
+"""The ledger in SQL: attempts that start, attempts that end, and what that does to messages and to the due-queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Row, bindparam, case, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from servicekit.clock import to_milliseconds
+from services.delivery import rows
+from services.delivery.domain import Outcome, Status
+from services.delivery.sql_statements import DELETE_DUE, UPDATE_ATTEMPT, UPDATE_DUE, UPDATE_MESSAGE, at, shards_of
+from services.delivery.store import Begin, Decision, DueMessage, FinishedAttempt, Postpone, StartedAttempt
+from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
+
+# A message with an open attempt is `sending`, unless a receipt came before the outcome: what it said stands.
+_STILL_SENDING: Final = MESSAGES.c.status == Status.SENDING.value
+_FINISH_MESSAGE: Final = UPDATE_MESSAGE.values(
+    status=case((_STILL_SENDING, bindparam("to_status")), else_=MESSAGES.c.status),
+    failure_reason=case((_STILL_SENDING, bindparam("to_reason")), else_=MESSAGES.c.failure_reason),
+    failure_code=case((_STILL_SENDING, bindparam("to_code")), else_=MESSAGES.c.failure_code),
+    carrier_message_id=bindparam("to_carrier_message_id"),
+    sent_at_ms=func.coalesce(MESSAGES.c.sent_at_ms, bindparam("to_sent_at_ms")),
+    updated_at_ms=bindparam("to_updated_at_ms"),
+)
+
+
+async def due_messages(connection: AsyncConnection, shard: int, ids: list[str]) -> list[DueMessage]:
+    """Return due messages with the last attempt of each, in the order of the ids."""
+    found = await connection.execute(select(MESSAGES).where(MESSAGES.c.shard == shard, MESSAGES.c.id.in_(ids)))
+    messages = {row.id: rows.message(row) for row in found}
+    tried = [message.id for message in messages.values() if message.attempts]
+    last: dict[str, Row[Any]] = {}
+    if tried:
+        ledger = await connection.execute(
+            select(ATTEMPTS)
+            .where(ATTEMPTS.c.shard == shard, ATTEMPTS.c.message_id.in_(tried))
+            .order_by(ATTEMPTS.c.number)
+        )
+        last = {row.message_id: row for row in ledger}
+    return [
+        DueMessage(
+            message=messages[message_id],
+            last_attempt=rows.attempt(last[message_id]) if message_id in last else None,
+        )
+        for message_id in ids
+    ]
+
+
+async def close_lost(connection: AsyncConnection, due: Sequence[DueMessage], now_ms: int) -> None:
+    """Close as unknown what a process left open that lost its lease."""
+    lost = [
+        {**at(entry.message.id), "at_number": entry.last_attempt.number}
+        for entry in due
+        if entry.last_attempt and entry.last_attempt.outcome is Outcome.STARTED
+    ]
+    if lost:
+        await connection.execute(
+            UPDATE_ATTEMPT.values(
+                outcome=Outcome.UNKNOWN.value,
+                finished_at_ms=now_ms,
+                detail="the process that made this attempt stopped before it knew the outcome",
+            ),
+            lost,
+        )
+
+
+async def start(
+    connection: AsyncConnection, started: Sequence[StartedAttempt], now_ms: int, lease_until_ms: int
+) -> None:
+    """Write attempts as started, and lease their messages."""
+    if not started:
+        return
+    await connection.execute(
+        UPDATE_DUE.values(rank=None, due_at_ms=lease_until_ms, claimed=True, token=bindparam("to_token")),
+        [{**at(attempt.message.id), "to_token": attempt.token} for attempt in started],
+    )
+    await connection.execute(
+        UPDATE_MESSAGE.values(
+            status=Status.SENDING.value,
+            attempts=bindparam("to_attempts"),
+            carrier=bindparam("to_carrier"),
+            sender=bindparam("to_sender"),
+            updated_at_ms=now_ms,
+        ),
+        [
+            {**at(a.message.id), "to_attempts": a.number, "to_carrier": a.carrier, "to_sender": a.sender}
+            for a in started
+        ],
+    )
+    await connection.execute(insert(ATTEMPTS), [rows.new_attempt(attempt, now_ms) for attempt in started])
+    doubled = [{**at(a.message.id), "at_number": a.number - 1} for a in started if a.possible_duplicate]
+    if doubled:
+        await connection.execute(UPDATE_ATTEMPT.values(possible_duplicate=True), doubled)
+
+
+async def settle_without_attempt(
+    connection: AsyncConnection, plan: Sequence[tuple[DueMessage, Decision]], now_ms: int
+) -> None:
+    """Finish or postpone the messages for which no attempt is to begin."""
+    for entry, decision in plan:
+        this = at(entry.message.id)
+        if isinstance(decision, Begin):
+            continue
+        if isinstance(decision, Postpone):
+            until_ms = to_milliseconds(decision.until)
+            await connection.execute(
+                UPDATE_DUE.values(rank=None, due_at_ms=until_ms, claimed=False, token=DUE.c.token + 1), [this]
+            )
+            continue
+        await connection.execute(
+            UPDATE_MESSAGE.values(
+                status=decision.status.value, updated_at_ms=now_ms, **rows.failure_columns(decision.failure)
+            ),
+            [this],
+        )
+        await connection.execute(DELETE_DUE, [this])
+
+
+async def tokens(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, int]:
+    """Lock due rows; return their tokens by message id."""
+    held = await connection.execute(
+        select(DUE.c.message_id, DUE.c.token)
+        .where(DUE.c.shard.in_(shards_of(ids)), DUE.c.message_id.in_(ids))
+        .with_for_update()
+    )
+    return {row.message_id: row.token for row in held}
+
+
+async def open_tokens(connection: AsyncConnection, ids: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Lock open attempts; return their tokens by message id and number."""
+    found = await connection.execute(
+        select(ATTEMPTS.c.message_id, ATTEMPTS.c.number, ATTEMPTS.c.token)
+        .where(
+            ATTEMPTS.c.shard.in_(shards_of(ids)),
+            ATTEMPTS.c.message_id.in_(ids),
+            ATTEMPTS.c.outcome == Outcome.STARTED.value,
+        )
+        .with_for_update()
+    )
+    return {(row.message_id, row.number): row.token for row in found}
+
+
+async def close(connection: AsyncConnection, attempts: Sequence[FinishedAttempt]) -> None:
+    """Write outcomes into the ledger and into the messages."""
+    await connection.execute(
+        UPDATE_ATTEMPT.values(
+            outcome=bindparam("to_outcome"),
+            finished_at_ms=bindparam("to_finished_at_ms"),
+            detail=bindparam("to_detail"),
+        ),
+        [
+            {
+                **at(attempt.message_id),
+                "at_number": attempt.number,
+                "to_outcome": attempt.outcome.value,
+                "to_finished_at_ms": to_milliseconds(attempt.finished_at),
+                "to_detail": attempt.detail,
+            }
+            for attempt in attempts
+        ],
+    )
+    await connection.execute(_FINISH_MESSAGE, [rows.finished_message(attempt) for attempt in attempts])
+
+
+async def leave_or_requeue(connection: AsyncConnection, attempts: Sequence[FinishedAttempt]) -> None:
+    """Take messages out of the due-queue, or let them wait for their retry time."""
+    done = [at(attempt.message_id) for attempt in attempts if attempt.retry_at is None]
+    again = [
+        {**at(attempt.message_id), "to_due_at_ms": to_milliseconds(attempt.retry_at)}
+        for attempt in attempts
+        if attempt.retry_at is not None
+    ]
+    if done:
+        await connection.execute(DELETE_DUE, done)
+    if again:
+        await connection.execute(UPDATE_DUE.values(due_at_ms=bindparam("to_due_at_ms"), claimed=False), again)

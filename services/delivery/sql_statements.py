@@ -1,0 +1,42 @@
+"""The statements that Delivery's SQL runs once for each row of a batch, and how a row is named in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from sqlalchemy import Table, and_, bindparam, delete, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.delivery.domain import shard_of
+from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
+
+# Parameters are named so as not to be taken for columns: `at_` for which row, `to_` for what it becomes.
+THIS_MESSAGE: Final = and_(MESSAGES.c.shard == bindparam("at_shard"), MESSAGES.c.id == bindparam("at_id"))
+THIS_DUE: Final = and_(DUE.c.shard == bindparam("at_shard"), DUE.c.message_id == bindparam("at_id"))
+THIS_ATTEMPT: Final = and_(
+    ATTEMPTS.c.shard == bindparam("at_shard"),
+    ATTEMPTS.c.message_id == bindparam("at_id"),
+    ATTEMPTS.c.number == bindparam("at_number"),
+)
+UPDATE_MESSAGE: Final = update(MESSAGES).where(THIS_MESSAGE)
+UPDATE_DUE: Final = update(DUE).where(THIS_DUE)
+DELETE_DUE: Final = delete(DUE).where(THIS_DUE)
+UPDATE_ATTEMPT: Final = update(ATTEMPTS).where(THIS_ATTEMPT)
+
+
+def at(message_id: str) -> dict[str, object]:
+    """Return the parameters that name a message's rows."""
+    return {"at_shard": shard_of(message_id), "at_id": message_id}
+
+
+def shards_of(message_ids: Iterable[str]) -> list[int]:
+    """Return the shards that messages live on, for queries over several."""
+    return sorted({shard_of(message_id) for message_id in message_ids})
+
+
+def insert_ignoring(connection: AsyncConnection, table: Table) -> Any:
+    """Return an insert that leaves rows alone which are there already, in the connection's dialect."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()

@@ -1,0 +1,128 @@
+"""Logs: one line is one JSON object whatever is in it, and no line shows more than it should."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from servicekit import logs
+
+
+@pytest.fixture(autouse=True)
+def _unconfigured_afterwards() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+HOSTILE_VALUES = [
+    "two\nlines",
+    "carriage\rreturn",
+    "\x1b[31mred\x1b[0m",
+    "line\u2028separator",
+    "paragraph\u2029separator",
+    "next\x85line",
+    "null\x00byte",
+    'quote " and backslash \\',
+    '"}\n{"level":"error","event":"forged',
+    "\u202eright to left",
+    "\ud800",
+    "😀 é",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE_VALUES)
+def test_writes_one_json_object_per_line_whatever_a_value_holds(capsys, value):
+    logs.configure(service="probe", log_format="json")
+
+    structlog.get_logger("probe").info("message sent", detail=value)
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert line.isascii()
+    assert json.loads(line)["detail"] == value
+
+
+def test_a_line_says_when_how_bad_which_service_and_what(capsys):
+    logs.configure(service="probe", log_format="json")
+
+    structlog.get_logger("probe").warning("database unavailable", attempt=2)
+
+    line = json.loads(capsys.readouterr().err)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"service": "probe", "level": "warning", "event": "database unavailable", "attempt": 2}
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), ValueError("x"), float("nan")])
+def test_writes_a_line_for_values_that_json_does_not_know(capsys, value):
+    logs.configure(service="probe", log_format="json")
+
+    structlog.get_logger("probe").info("done", value=value)
+
+    assert json.loads(capsys.readouterr().err)["event"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)],
+)
+def test_leaves_out_what_is_less_severe_than_asked_for(capsys, level, expected):
+    logs.configure(service="probe", level=level, log_format="json")
+    log = structlog.get_logger("probe")
+
+    for method in (log.debug, log.info, log.warning, log.error):
+        method("said")
+
+    assert len(capsys.readouterr().err.splitlines()) == expected
+
+
+def test_writes_json_to_what_is_no_terminal(capsys):
+    logs.configure(service="probe")
+
+    structlog.get_logger("probe").info("said")
+
+    assert json.loads(capsys.readouterr().err)["event"] == "said"
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_traceback_shows_no_local_variables(capsys, log_format):
+    logs.configure(service="probe", log_format=log_format)
+
+    def fail(password: str) -> None:
+        raise RuntimeError("the defect")
+
+    try:
+        fail("hunter2" * 3)
+    except RuntimeError as error:
+        structlog.get_logger("probe").error("call failed", exc_info=error)
+
+    written = capsys.readouterr().err
+    assert "the defect" in written
+    assert "Traceback" in written
+    assert "hunter2hunter2" not in written
+
+
+def test_a_traceback_in_json_stays_on_its_line(capsys):
+    logs.configure(service="probe", log_format="json")
+
+    structlog.get_logger("probe").error("call failed", exc_info=RuntimeError("first\nsecond"))
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "first\nsecond" in json.loads(line)["exception"]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        ("+6581230000", "*******0000"),
+        ("+12025550123", "********0123"),
+        ("12345", "*2345"),
+        ("1234", "1234"),
+        ("", ""),
+    ],
+)
+def test_masks_all_but_the_last_four_digits(number, expected):
+    assert logs.masked_number(number) == expected

@@ -1,0 +1,105 @@
+"""Phone numbers: what is read as E.164, and what is refused rather than guessed."""
+
+from __future__ import annotations
+
+import pytest
+
+from servicekit.phone_numbers import MAX_LENGTH, NotAPhoneNumberError, is_region, normalise
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("+6581230000", "+6581230000"),
+        ("  +6581230000\t", "+6581230000"),
+        ("+65 8123 0000", "+6581230000"),
+        ("+65-8123-0000", "+6581230000"),
+        ("+(65)81230000", "+6581230000"),
+        ("+65\u00a08123\u00a00000", "+6581230000"),
+        ("+65\u200b81230000", "+6581230000"),
+        ("＋６５８１２３００００", "+6581230000"),  # noqa: RUF001  # full width, as Japanese input methods type
+        ("+٦٥٨١٢٣٠٠٠٠", "+6581230000"),
+        ("+६५८१२३००००", "+6581230000"),
+        ("+1 (202) 555-0123", "+12025550123"),
+        ("+44 (0)20 7946 0018", "+442079460018"),
+        ("+39 06 698 12345", "+390669812345"),
+        ("+800 1234 5678", "+80012345678"),
+    ],
+)
+def test_reads_an_international_number_however_it_is_written(text, expected):
+    assert normalise(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "region", "expected"),
+    [
+        ("8123 0000", "SG", "+6581230000"),
+        ("(202) 555-0123", "US", "+12025550123"),
+        ("020 7946 0018", "GB", "+442079460018"),
+        ("0044 20 7946 0018", "GB", "+442079460018"),
+        ("06 698 12345", "IT", "+390669812345"),
+        ("+6581230000", "US", "+6581230000"),
+        ("٨١٢٣٠٠٠٠", "SG", "+6581230000"),
+    ],
+)
+def test_reads_a_national_number_with_the_integrations_region(text, region, expected):
+    assert normalise(text, region) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "region", "reason"),
+    [
+        ("", "", "it is empty"),
+        (" \n\t\u3000", "", "it is empty"),
+        ("81230000", "", "it has no plus sign and country code"),
+        ("6581230000", "", "it has no plus sign and country code"),
+        ("\u202a+6581230000\u202c", "", "it has no plus sign and country code"),
+        ("\ud800", "", "it has no plus sign and country code"),
+        ("+65 CALL NOW", "", "it contains letters"),
+        ("tel:+6581230000", "", "it contains letters"),
+        ("+6581230000 ext. 5", "", "it contains letters"),
+        ("8.123e7", "SG", "it contains letters"),
+        ("+65812300OO", "", "it contains letters"),
+        ("+65 8123 0000 #12", "", "it has an extension"),
+        ("+6581230000, 81230001", "", "it has an extension"),
+        ("+6581230000;81230001", "", "it has an extension"),
+        ("+6581230000/81230001", "", "it is too long for its country"),
+        ("+6581230000 +6581230001", "", "it is no phone number"),
+        ("+65\x0081230000", "", "it is no phone number"),
+        ("+65\n81230000", "", "it is no phone number"),
+        ("+65²81230000", "", "it is no phone number"),
+        ("+65😀81230000", "", "it is no phone number"),
+        ("+", "", "it is no phone number"),
+        ("+999123456789", "", "its country code does not exist"),
+        ("81230000", "ZZ", "its country code does not exist"),
+        ("+6512", "", "it is too short for its country"),
+        ("+658123000000000", "", "it is too long for its country"),
+        ("+6500000000", "", "no such number is in use in its country"),
+        ("112", "SG", "it is too short for its country"),
+        ("81230000.0", "SG", "no number of its country has this length"),
+        ("+" + "6" * MAX_LENGTH, "", "it is longer than 32 characters"),
+        ("9" * 100_000, "SG", "it is longer than 32 characters"),
+    ],
+)
+def test_refuses_what_it_would_have_to_guess_and_says_why(text, region, reason):
+    with pytest.raises(NotAPhoneNumberError, match=f"^{reason}"):
+        normalise(text, region)
+
+
+@pytest.mark.parametrize("text", ["+658123*0000", "+658123000.0"])
+def test_refuses_a_number_with_a_character_that_no_number_has(text):
+    with pytest.raises(NotAPhoneNumberError):
+        normalise(text)
+
+
+def test_says_the_same_of_a_number_that_was_refused_before():
+    for _ in range(2):
+        with pytest.raises(NotAPhoneNumberError, match="it is empty"):
+            normalise("")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [("SG", True), ("US", True), ("GB", True), ("sg", False), ("ZZ", False), ("", False)]
+)
+def test_knows_the_regions_whose_numbers_can_be_read(code, expected):
+    assert is_region(code) is expected
