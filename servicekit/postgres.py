@@ -30,6 +30,8 @@ _SESSION: Final[Mapping[str, str]] = {
     "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
     "default_transaction_isolation": "read committed",
     "timezone": "UTC",
+    # A queue is empty when its statistics are taken. The plan made then, to read the whole table, is kept, and made
+    # claims of 100 beside a million rows take 33 ms in place of 16.
     "enable_seqscan": "off",
     "jit": "off",  # it takes longer to compile statements as short as ours than to run them
 }

@@ -30,6 +30,10 @@ class FixedClock:
         self._sleepers.append((self._seconds + seconds, woken))
         await woken
 
+    @property
+    def sleepers(self) -> int:
+        return len(self._sleepers)
+
     def advance(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
         self._seconds += seconds

@@ -67,6 +67,7 @@ class Dispatcher:
         self._lease_seconds = lease_seconds
         self._evidence_seconds = evidence_seconds
         self._in_flight: dict[asyncio.Task[None], StartedAttempt] = {}
+        self._leased_until = clock.now()  # when the first lease of what is in flight ends
         self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT)
 
     @property
@@ -77,13 +78,19 @@ class Dispatcher:
     async def send_due(self, shard: int) -> int:
         """Claim one batch of a shard and begin to send it; return how many were claimed."""
         now = self._clock.now()
+        if self._in_flight and now >= self._leased_until:
+            # This process stood still. What it has in flight is its own until another has claimed it.
+            await self.renew_leases()
+        lease_until = now + timedelta(seconds=self._lease_seconds)
         started = await self._store.claim(
             shard=shard,
             now=now,
-            lease_until=now + timedelta(seconds=self._lease_seconds),
+            lease_until=lease_until,
             limit=min(self.room, CLAIM_SIZE),
             decide=lambda due: self._decide(due, now),
         )
+        if not self._in_flight:
+            self._leased_until = lease_until
         for attempt in started:
             task = asyncio.create_task(self._send(attempt))
             self._in_flight[task] = attempt
@@ -96,6 +103,7 @@ class Dispatcher:
         if attempts:
             until = self._clock.now() + timedelta(seconds=self._lease_seconds)
             held = await self._store.renew(attempts, until)
+            self._leased_until = until
             if len(held) < len(attempts):
                 log.warning("leases lost", lost=len(attempts) - len(held))
 

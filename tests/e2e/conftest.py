@@ -43,6 +43,7 @@ class Product:
 
     def start(self, **settings: str | None) -> None:
         changed = {**self.environment, **settings}
+        before = len(self.output)
         self._process = subprocess.Popen(
             [*self.python, "up"],
             env={name: value for name, value in changed.items() if value is not None},
@@ -53,7 +54,9 @@ class Product:
         ready = threading.Event()
         threading.Thread(target=self._read, args=(self._process, ready), daemon=True).start()
         # The end of its output wakes us too, and may come before its exit can be seen.
-        if not ready.wait(STARTED_WITHIN_SECONDS) or not any(line.startswith("ready ") for line in self.output):
+        if not ready.wait(STARTED_WITHIN_SECONDS) or not any(
+            line.startswith("ready ") for line in self.output[before:]
+        ):
             self.stop()
             raise AssertionError("`textway up` did not get ready:\n" + "".join(self.output))
 
@@ -68,14 +71,14 @@ class Product:
     def stop(self) -> int:
         if self._process is None:
             return 0
-        process, self._process = self._process, None
+        process, children, self._process = self._process, self.children(), None
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
             with process:
                 return process.wait(STOPPED_WITHIN_SECONDS)
         except subprocess.TimeoutExpired:
-            for pid in self.children().values():
+            for pid in children.values():
                 os.kill(pid, signal.SIGKILL)
             process.kill()
             raise
