@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-unit test-contract test-integration test-e2e test-architecture check format generate lock clean
+.PHONY: help setup up test test-unit test-contract test-integration test-e2e test-architecture test-faults check format generate lock clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-e2e: setup ## The product as a user runs it: real Envoy, real processes.
 
 test-architecture: setup ## Imports, generated files, routes, error reasons.
 	$(PYTEST) tests/architecture
+
+test-faults: setup ## Crashes, outages, full disks and large queues in full size; `make test` has a slice of each.
+	TEXTWAY_FULL_FAULTS=1 $(PYTEST) -m faults --timeout=1800
 
 check: setup ## Format, lint, types, import rules, proto lint, generated files.
 	$(BIN)/ruff format --check .

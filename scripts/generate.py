@@ -48,7 +48,10 @@ def main() -> int:
 
 def _write_stubs(target: Path) -> None:
     _protoc(
-        f"--python_out={target}", f"--grpc_python_out={target}", f"--mypy_out={target}", f"--mypy_grpc_out={target}"
+        f"--python_out={target}",
+        f"--grpc_python_out={target}",
+        f"--mypy_out=quiet:{target}",
+        f"--mypy_grpc_out=quiet:{target}",
     )
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
@@ -67,6 +67,7 @@ class Dispatcher:
         self._lease_seconds = lease_seconds
         self._evidence_seconds = evidence_seconds
         self._in_flight: dict[asyncio.Task[None], StartedAttempt] = {}
+        self._stopping = False
         self._leased_until = clock.now()  # when the first lease of what is in flight ends
         self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT)
 
@@ -77,10 +78,10 @@ class Dispatcher:
 
     async def send_due(self, shard: int) -> int:
         """Claim one batch of a shard and begin to send it; return how many were claimed."""
-        now = self._clock.now()
-        if self._in_flight and now >= self._leased_until:
+        if self._in_flight and self._clock.now() >= self._leased_until:
             # This process stood still. What it has in flight is its own until another has claimed it.
             await self.renew_leases()
+        now = self._clock.now()
         lease_until = now + timedelta(seconds=self._lease_seconds)
         started = await self._store.claim(
             shard=shard,
@@ -89,8 +90,7 @@ class Dispatcher:
             limit=min(self.room, CLAIM_SIZE),
             decide=lambda due: self._decide(due, now),
         )
-        if not self._in_flight:
-            self._leased_until = lease_until
+        self._leased_until = min(self._leased_until, lease_until) if self._in_flight else lease_until
         for attempt in started:
             task = asyncio.create_task(self._send(attempt))
             self._in_flight[task] = attempt
@@ -102,8 +102,12 @@ class Dispatcher:
         attempts = list(self._in_flight.values())
         if attempts:
             until = self._clock.now() + timedelta(seconds=self._lease_seconds)
-            held = await self._store.renew(attempts, until)
-            self._leased_until = until
+            before, self._leased_until = self._leased_until, until
+            try:
+                held = await self._store.renew(attempts, until)
+            except UnavailableError:
+                self._leased_until = min(before, self._leased_until)
+                raise
             if len(held) < len(attempts):
                 log.warning("leases lost", lost=len(attempts) - len(held))
 
@@ -111,6 +115,7 @@ class Dispatcher:
         """Wait for what is in flight; after so many seconds, record the rest as unknown."""
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=seconds)
+        self._stopping = True
         for task in list(self._in_flight):
             task.cancel()
         if self._in_flight:
@@ -215,7 +220,8 @@ class Dispatcher:
         repeat = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_exponential_jitter(multiplier=0.1, max=2.0),
-            stop=stop_after_delay(self._lease_seconds),
+            # However long the outage: what is known must not become unknown, and a lost lease is found out anyway.
+            stop=lambda _state: self._stopping,
             sleep=self._clock.sleep,
             reraise=True,
         )

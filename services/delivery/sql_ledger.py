@@ -119,16 +119,6 @@ async def settle_without_attempt(
         await connection.execute(DELETE_DUE, [this])
 
 
-async def tokens(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, int]:
-    """Lock due rows; return their tokens by message id."""
-    held = await connection.execute(
-        select(DUE.c.message_id, DUE.c.token)
-        .where(DUE.c.shard.in_(shards_of(ids)), DUE.c.message_id.in_(ids))
-        .with_for_update()
-    )
-    return {row.message_id: row.token for row in held}
-
-
 async def open_tokens(connection: AsyncConnection, ids: Sequence[str]) -> dict[tuple[str, int], int]:
     """Lock open attempts; return their tokens by message id and number."""
     found = await connection.execute(
@@ -138,6 +128,7 @@ async def open_tokens(connection: AsyncConnection, ids: Sequence[str]) -> dict[t
             ATTEMPTS.c.message_id.in_(ids),
             ATTEMPTS.c.outcome == Outcome.STARTED.value,
         )
+        .order_by(ATTEMPTS.c.message_id)
         .with_for_update()
     )
     return {(row.message_id, row.number): row.token for row in found}

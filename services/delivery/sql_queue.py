@@ -89,6 +89,24 @@ async def take(connection: AsyncConnection, shard: int, limit: int) -> dict[str,
     return {row.message_id: row.token for row in found}
 
 
+async def lock(connection: AsyncConnection, message_ids: Sequence[str]) -> dict[str, int]:
+    """Lock the due rows of messages, as far as there are any; return their tokens by id.
+
+    Whoever changes a message that may be in the queue locks here first, and all lock in the same order: due rows, then
+    messages, each by id. So no two transactions wait for each other. A claim passes over what is locked.
+    """
+    found = await connection.execute(
+        select(DUE.c.message_id, DUE.c.token)
+        .where(
+            DUE.c.shard.in_(sorted({shard_of(message_id) for message_id in message_ids})),
+            DUE.c.message_id.in_(message_ids),
+        )
+        .order_by(DUE.c.message_id)
+        .with_for_update()
+    )
+    return {row.message_id: row.token for row in found}
+
+
 async def next_due_ms(connection: AsyncConnection, shard: int) -> int | None:
     """Return when there is something to do for a shard: 0 for now, None for never."""
     ready = select(DUE.c.rank).where(DUE.c.shard == shard, _READY).order_by(DUE.c.rank).limit(1)

@@ -18,6 +18,7 @@ async def statuses(connection: AsyncConnection, ids: Sequence[str]) -> dict[str,
     found = await connection.execute(
         select(MESSAGES.c.id, MESSAGES.c.status)
         .where(MESSAGES.c.shard.in_(shards_of(ids)), MESSAGES.c.id.in_(ids))
+        .order_by(MESSAGES.c.id)
         .with_for_update()
     )
     return {row.id: Status(row.status) for row in found}

@@ -104,7 +104,7 @@ class SqlMessageStore:
     async def renew(self, attempts: Sequence[StartedAttempt], lease_until: datetime) -> set[str]:
         """Move the end of the leases that still carry the caller's token."""
         async with self._database.write() as connection:
-            held = await sql_ledger.tokens(connection, [attempt.message.id for attempt in attempts])
+            held = await sql_queue.lock(connection, [attempt.message.id for attempt in attempts])
             mine = [a.message.id for a in attempts if held.get(a.message.id) == a.token]
             if mine:
                 due_at_ms = to_milliseconds(lease_until)
@@ -116,9 +116,11 @@ class SqlMessageStore:
     async def finish(self, attempts: Sequence[FinishedAttempt]) -> list[bool]:
         """Close the attempts that are still open under the caller's token, and move their messages on."""
         async with self._database.write() as connection:
+            await sql_queue.lock(connection, [attempt.message_id for attempt in attempts])
             open_tokens = await sql_ledger.open_tokens(connection, [attempt.message_id for attempt in attempts])
             verdicts = [open_tokens.get((a.message_id, a.number)) == a.token for a in attempts]
             mine = [attempt for attempt, is_mine in zip(attempts, verdicts, strict=True) if is_mine]
+            mine.sort(key=lambda attempt: attempt.message_id)
             if mine:
                 await sql_ledger.close(connection, mine)
                 await sql_ledger.leave_or_requeue(connection, mine)
@@ -141,6 +143,7 @@ class SqlMessageStore:
     async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[bool]:
         """Insert the receipts that are new and move their messages forward."""
         async with self._database.write() as connection:
+            await sql_queue.lock(connection, [receipt.message_id for receipt in receipts])
             current = await sql_receipts.statuses(connection, [receipt.message_id for receipt in receipts])
             known = [receipt for receipt in receipts if receipt.message_id in current]
             if known:
@@ -245,6 +248,7 @@ class SqlMessageStore:
         """Settle or requeue under the message's lock."""
         now_ms = to_milliseconds(now)
         async with self._database.write() as connection:
+            await sql_queue.lock(connection, [message_id])
             message = await _message(connection, tenant_id, message_id, for_update=True)
             if message is None:
                 return ResolveResult.NOT_FOUND
@@ -270,6 +274,7 @@ class SqlMessageStore:
                 .where(MESSAGES.c.shard == shard, MESSAGES.c.id < new_id("msg", before), MESSAGES.c.status.in_(ended))
                 .order_by(MESSAGES.c.id)
                 .limit(limit)
+                .with_for_update(skip_locked=True)
             )
             ids = found.all()
             if ids:
@@ -287,6 +292,7 @@ class SqlMessageStore:
     async def cancel(self, tenant_id: str, message_id: str, now: datetime) -> CancelResult:
         """Cancel under the same lock that a claim takes."""
         async with self._database.write() as connection:
+            await sql_queue.lock(connection, [message_id])
             message = await _message(connection, tenant_id, message_id, for_update=True)
             if message is None:
                 return CancelResult.NOT_FOUND

@@ -81,6 +81,11 @@ class FakeStore:
         self.decisions = []
         self.finished = []
         self.outages = 0
+        self.renewed = []
+
+    async def renew(self, attempts, lease_until):
+        self.renewed.append([attempt.message.id for attempt in attempts])
+        return {attempt.message.id for attempt in attempts}
 
     async def claim(self, *, shard, now, lease_until, limit, decide):
         batch, self.due = self.due[:limit], self.due[limit:]
@@ -270,6 +275,51 @@ async def test_gives_up_on_a_carrier_that_does_not_answer_in_time(clock, monkeyp
     store = await send_one(due(), ScriptedCarrier(asyncio.Event()), clock)
 
     assert [outcome.outcome for outcome in store.finished] == [Outcome.UNKNOWN]
+
+
+async def test_records_the_outcome_after_an_outage_that_is_longer_than_the_lease(clock):
+    store = FakeStore(due())
+    store.outages = 100
+    sending = dispatcher(store, ScriptedCarrier(), clock=clock)
+
+    await sending.send_due(0)
+    for _ in range(400):
+        await asyncio.sleep(0)
+        clock.advance(1)
+    await sending.drain(5)
+
+    assert [outcome.outcome for outcome in store.finished] == [Outcome.TAKEN]
+
+
+async def test_gives_an_outcome_up_when_it_stops_and_the_database_is_still_away(clock):
+    store = FakeStore(due())
+    store.outages = 1_000_000
+    sending = dispatcher(store, ScriptedCarrier(), clock=clock)
+    await sending.send_due(0)
+
+    draining = asyncio.create_task(sending.drain(0.05))
+    async with asyncio.timeout(5):
+        while not draining.done():
+            await asyncio.sleep(0)
+            clock.advance(1)
+
+    assert store.finished == []
+
+
+async def test_keeps_what_it_has_in_flight_when_it_has_stood_still(clock):
+    store, carrier = FakeStore(due()), ScriptedCarrier(asyncio.Event())
+    sending = dispatcher(store, carrier, clock=clock)
+    await sending.send_due(0)
+    await sending.send_due(0)
+    assert store.renewed == []
+
+    clock.advance(31)
+    await sending.send_due(0)
+    await sending.send_due(0)
+
+    assert store.renewed == [[MESSAGE.id]]
+    carrier.answer.set()
+    await sending.drain(5)
 
 
 async def test_records_the_outcome_when_the_database_comes_back(clock):
