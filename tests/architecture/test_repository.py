@@ -34,6 +34,26 @@ def test_generated_files_are_what_make_generate_writes():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture
+def copied_tree(tmp_path: Path) -> Path:
+    """The code and its contracts, to plant a fault in."""
+    for name in ("services", "servicekit", "pyproject.toml"):
+        subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)
+    subprocess.run(["cp", "-r", ROOT / "generated" / "textway", tmp_path / "textway"], check=True)
+    return tmp_path
+
+
+def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=tree,
+        env={"PYTHONPATH": str(tree), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("forbidden_import", "place"),
     [
@@ -45,44 +65,21 @@ def test_generated_files_are_what_make_generate_writes():
         ("import jsonpath_ng", "services/ingress/mapping.py"),
     ],
 )
-def test_a_planted_import_breaks_the_contracts(tmp_path, forbidden_import, place):
-    for name in ("services", "servicekit", "pyproject.toml"):
-        subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)
-    subprocess.run(["cp", "-r", ROOT / "generated" / "textway", tmp_path / "textway"], check=True)
-    planted = tmp_path / place
-    planted.write_text(
-        planted.read_text().replace(
-            "from __future__ import annotations\n", f"from __future__ import annotations\n\n{forbidden_import}\n", 1
-        )
-    )
+def test_a_planted_import_breaks_the_contracts(copied_tree, forbidden_import, place):
+    planted = copied_tree / place
+    first = "from __future__ import annotations\n"
+    planted.write_text(planted.read_text().replace(first, f"{first}\n{forbidden_import}\n", 1))
 
-    done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = lint_imports(copied_tree)
 
     assert done.returncode != 0
     assert "BROKEN" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_stray_module_breaks_the_contracts(tmp_path):
-    for name in ("services", "servicekit", "pyproject.toml"):
-        subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)
-    subprocess.run(["cp", "-r", ROOT / "generated" / "textway", tmp_path / "textway"], check=True)
-    (tmp_path / "services/delivery/helpers.py").write_text('"""Stray."""\n')
+def test_a_stray_module_breaks_the_contracts(copied_tree):
+    (copied_tree / "services/delivery/helpers.py").write_text('"""Stray."""\n')
 
-    done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = lint_imports(copied_tree)
 
     assert done.returncode != 0
     assert "helpers" in done.stdout + done.stderr
