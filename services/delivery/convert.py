@@ -13,8 +13,17 @@ from servicekit import phone_numbers
 from servicekit.clock import to_milliseconds
 from servicekit.errors import IdempotencyMismatchError, Issue, ValidationError
 from servicekit.paging import PageRequest, page_request, page_token
-from services.delivery.accept_messages import Dedupe, Idempotency, Submission, checked_submission
-from services.delivery.domain import Accepted, Message, MessageFilter, OnUnknown, Priority, Resolution, Status
+from services.delivery.accept_messages import IDEMPOTENCY_WINDOW, Dedupe, Idempotency, Submission, checked_submission
+from services.delivery.domain import (
+    Accepted,
+    IdempotencyKey,
+    Message,
+    MessageFilter,
+    OnUnknown,
+    Priority,
+    Resolution,
+    Status,
+)
 from services.delivery.timeline import Step
 from textway.delivery.v1 import message_pb2, messages_service_pb2, submission_service_pb2
 
@@ -41,6 +50,19 @@ def wanted_message(
             request_sha256=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
         ),
     )
+
+
+def request_key(
+    key: str | None,
+    scope: str,
+    request: messages_service_pb2.CancelMessageRequest | messages_service_pb2.ResolveMessageRequest,
+    now: datetime,
+) -> IdempotencyKey | None:
+    """Return the caller's key for a request about one message; None when it gave none."""
+    if key is None:
+        return None
+    request_sha256 = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+    return IdempotencyKey(scope=scope, key=key, request_sha256=request_sha256, expires_at=now + IDEMPOTENCY_WINDOW)
 
 
 def submission(request: submission_service_pb2.Submission) -> Submission:

@@ -139,7 +139,9 @@ class Dispatcher:
         previous = self._carriers.named(last.carrier)
         capability = previous.capability if previous else Capability.BLIND
         if capability is Capability.RECONCILABLE:
-            evidence_until = last.started_at + timedelta(seconds=self._evidence_seconds)
+            # An attempt that was cut off can be asked about only now that its process is back, however long that took.
+            ended_at = now if last.outcome is Outcome.STARTED else last.finished_at or last.started_at
+            evidence_until = ended_at + timedelta(seconds=self._evidence_seconds)
             if now < evidence_until:
                 return Postpone(until=evidence_until)
         if message.on_unknown is OnUnknown.HOLD and capability is not Capability.IDEMPOTENT:

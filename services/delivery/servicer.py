@@ -9,7 +9,7 @@ import grpc
 
 from servicekit import calls
 from servicekit.clock import Clock
-from servicekit.errors import ConflictError, NotFoundError
+from servicekit.errors import ConflictError, IdempotencyMismatchError, NotFoundError
 from servicekit.idempotency import idempotency_key, replay_header
 from servicekit.ids import is_id
 from services.delivery import convert
@@ -90,12 +90,17 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
     ) -> message_pb2.Message:
         """Stop a message that no attempt has begun for."""
         tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
-        result = await self._store.cancel(tenant_id, _message_id(request.id), self._clock.now())
+        message_id, now = _message_id(request.id), self._clock.now()
+        key = convert.request_key(idempotency_key(context), f"{tenant_id}/{message_id}/cancel", request, now)
+        result = await self._store.cancel(tenant_id, message_id, now, key)
         if result is CancelResult.NOT_FOUND:
             raise NotFoundError
+        if result is CancelResult.MISMATCH:
+            raise IdempotencyMismatchError
         message = await self._message(tenant_id, request.id)
         if result is CancelResult.BEGUN:
             raise ConflictError(f"The message can not be canceled any more: it is {message.status.value}.")
+        await calls.answer_with(context, 200, **replay_header(replayed=result is CancelResult.REPLAYED))
         return convert.message(message)
 
     async def ResolveMessage(
@@ -103,16 +108,20 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
     ) -> message_pb2.Message:
         """Settle a message that is held because its outcome is unknown."""
         tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
-        decided = convert.resolution(request.resolution)
-        result = await self._store.resolve(tenant_id, _message_id(request.id), decided, self._clock.now())
+        decided, message_id, now = convert.resolution(request.resolution), _message_id(request.id), self._clock.now()
+        key = convert.request_key(idempotency_key(context), f"{tenant_id}/{message_id}/resolve", request, now)
+        result = await self._store.resolve(tenant_id, message_id, decided, now, key)
         if result is ResolveResult.NOT_FOUND:
             raise NotFoundError
+        if result is ResolveResult.MISMATCH:
+            raise IdempotencyMismatchError
         message = await self._message(tenant_id, request.id)
         if result is ResolveResult.NOT_HELD:
             raise ConflictError(
                 f"Only a message of status unknown can be resolved; this one is {message.status.value}."
             )
         self._on_requeued()
+        await calls.answer_with(context, 200, **replay_header(replayed=result is ResolveResult.REPLAYED))
         return convert.message(message)
 
     async def _message(self, tenant_id: str, message_id: str) -> Message:

@@ -61,6 +61,25 @@ async def repeats(connection: AsyncConnection, messages: Sequence[NewMessage], n
     return found
 
 
+async def known_request(connection: AsyncConnection, key: IdempotencyKey, now_ms: int) -> Repeat | None:
+    """Return of what a request is a repeat; None for a new one. The caller holds a lock that repeats wait for."""
+    shard, scope, text = _idempotency_id(key)
+    found = await connection.execute(
+        select(KEYS).where(
+            KEYS.c.shard == shard, KEYS.c.scope == scope, KEYS.c.key == text, KEYS.c.expires_at_ms > now_ms
+        )
+    )
+    row = found.first()
+    if row is None:
+        return None
+    return Repeat(first_id=row.message_id, replayed=True, mismatch=row.request_sha256 != key.request_sha256)
+
+
+async def remember_request(connection: AsyncConnection, key: IdempotencyKey, message_id: str, now_ms: int) -> None:
+    """Let later requests with this key be known as repeats."""
+    await _claim(connection, [_row(_idempotency_id(key), message_id, key.request_sha256, key.expires_at)], now_ms)
+
+
 async def remove_expired(connection: AsyncConnection, now_ms: int, limit: int) -> int:
     """Delete keys that count no more, at most so many; return how many."""
     found = await connection.execute(
@@ -131,21 +150,21 @@ def _holder(row: Row[Any]) -> _Holder:
 
 
 def _request_row(message: NewMessage, key: IdempotencyKey) -> dict[str, object]:
-    return _row(_idempotency_id(key), message, key.request_sha256, key.expires_at)
+    return _row(_idempotency_id(key), message.id, key.request_sha256, key.expires_at)
 
 
 def _meaning_row(message: NewMessage, key: DedupeKey) -> dict[str, object]:
-    return _row(_dedupe_id(key), message, b"", key.expires_at)
+    return _row(_dedupe_id(key), message.id, b"", key.expires_at)
 
 
-def _row(key_id: KeyId, message: NewMessage, request_sha256: bytes, expires_at: datetime) -> dict[str, object]:
+def _row(key_id: KeyId, message_id: str, request_sha256: bytes, expires_at: datetime) -> dict[str, object]:
     shard, scope, key = key_id
     return {
         "shard": shard,
         "scope": scope,
         "key": key,
         "request_sha256": request_sha256,
-        "message_id": message.id,
+        "message_id": message_id,
         "duplicate": False,
         "expires_at_ms": to_milliseconds(expires_at),
     }

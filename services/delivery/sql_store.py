@@ -18,6 +18,7 @@ from services.delivery.domain import (
     TERMINAL,
     Accepted,
     History,
+    IdempotencyKey,
     Message,
     MessageFilter,
     NewMessage,
@@ -244,7 +245,14 @@ class SqlMessageStore:
         async with self._database.read() as connection:
             return [rows.message(row) for row in await connection.execute(query)]
 
-    async def resolve(self, tenant_id: str, message_id: str, resolution: Resolution, now: datetime) -> ResolveResult:
+    async def resolve(
+        self,
+        tenant_id: str,
+        message_id: str,
+        resolution: Resolution,
+        now: datetime,
+        idempotency: IdempotencyKey | None = None,
+    ) -> ResolveResult:
         """Settle or requeue under the message's lock."""
         now_ms = to_milliseconds(now)
         async with self._database.write() as connection:
@@ -252,6 +260,8 @@ class SqlMessageStore:
             message = await _message(connection, tenant_id, message_id, for_update=True)
             if message is None:
                 return ResolveResult.NOT_FOUND
+            if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
+                return ResolveResult.MISMATCH if repeat.mismatch else ResolveResult.REPLAYED
             if message.status is not Status.UNKNOWN:
                 return ResolveResult.NOT_HELD
             changes: dict[str, object] = {"status": _STATUS_RESOLVED[resolution].value, "updated_at_ms": now_ms}
@@ -263,6 +273,8 @@ class SqlMessageStore:
                 lane = lane_of(message.integration_id or message.tenant_id, message.priority)
                 await sql_queue.enter(connection, [(message_id, lane, now_ms)])
             await connection.execute(UPDATE_MESSAGE.values(**changes), [at(message_id)])
+            if idempotency:
+                await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
             return ResolveResult.RESOLVED
 
     async def remove_finished(self, shard: int, before: datetime, limit: int) -> int:
@@ -289,20 +301,27 @@ class SqlMessageStore:
         async with self._database.write() as connection:
             return await sql_keys.remove_expired(connection, to_milliseconds(now), limit)
 
-    async def cancel(self, tenant_id: str, message_id: str, now: datetime) -> CancelResult:
+    async def cancel(
+        self, tenant_id: str, message_id: str, now: datetime, idempotency: IdempotencyKey | None = None
+    ) -> CancelResult:
         """Cancel under the same lock that a claim takes."""
+        now_ms = to_milliseconds(now)
         async with self._database.write() as connection:
             await sql_queue.lock(connection, [message_id])
             message = await _message(connection, tenant_id, message_id, for_update=True)
             if message is None:
                 return CancelResult.NOT_FOUND
+            if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
+                return CancelResult.MISMATCH if repeat.mismatch else CancelResult.REPLAYED
             if message.status is not Status.QUEUED or message.attempts:
                 return CancelResult.BEGUN
             await connection.execute(
-                UPDATE_MESSAGE.values(status=Status.CANCELED.value, updated_at_ms=to_milliseconds(now)),
+                UPDATE_MESSAGE.values(status=Status.CANCELED.value, updated_at_ms=now_ms),
                 [at(message_id)],
             )
             await connection.execute(DELETE_DUE, [at(message_id)])
+            if idempotency:
+                await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
             return CancelResult.CANCELED
 
 

@@ -14,6 +14,7 @@ from services.delivery.domain import (
     Attempt,
     Failure,
     History,
+    IdempotencyKey,
     Message,
     MessageFilter,
     NewMessage,
@@ -100,6 +101,8 @@ class CancelResult(Enum):
     CANCELED = "canceled"
     NOT_FOUND = "not_found"
     BEGUN = "begun"  # an attempt has begun, or the message is at its end
+    REPLAYED = "replayed"  # it was canceled by the first request with this idempotency key
+    MISMATCH = "mismatch"  # the idempotency key came with another request before
 
 
 class ResolveResult(Enum):
@@ -108,6 +111,8 @@ class ResolveResult(Enum):
     RESOLVED = "resolved"
     NOT_FOUND = "not_found"
     NOT_HELD = "not_held"
+    REPLAYED = "replayed"  # it was resolved by the first request with this idempotency key
+    MISMATCH = "mismatch"  # the idempotency key came with another request before
 
 
 class MessageStore(Protocol):
@@ -188,7 +193,14 @@ class MessageStore(Protocol):
         Messages that are added meanwhile never make a page repeat or skip one.
         """
 
-    async def resolve(self, tenant_id: str, message_id: str, resolution: Resolution, now: datetime) -> ResolveResult:
+    async def resolve(
+        self,
+        tenant_id: str,
+        message_id: str,
+        resolution: Resolution,
+        now: datetime,
+        idempotency: IdempotencyKey | None = None,
+    ) -> ResolveResult:
         """Settle a message that is `unknown`, or make it due again; nothing changes unless it says RESOLVED."""
 
     async def remove_finished(self, shard: int, before: datetime, limit: int) -> int:
@@ -197,5 +209,7 @@ class MessageStore(Protocol):
     async def remove_expired_keys(self, now: datetime, limit: int) -> int:
         """Delete at most `limit` idempotency and dedupe keys that count no more."""
 
-    async def cancel(self, tenant_id: str, message_id: str, now: datetime) -> CancelResult:
+    async def cancel(
+        self, tenant_id: str, message_id: str, now: datetime, idempotency: IdempotencyKey | None = None
+    ) -> CancelResult:
         """Cancel a message that no attempt has begun for; once it says CANCELED, none ever will."""

@@ -675,3 +675,39 @@ async def test_removes_old_finished_messages_in_steps_and_nothing_else(store):
     assert {message.id for message in left} == {unfinished.id, young.id}
     assert await store.history(TENANT, old[0].id) is None
     assert len((await store.history(TENANT, young.id)).attempts) == 1
+
+
+async def test_knows_a_repeated_cancellation_by_its_key(store):
+    message = new_message()
+    await store.add([message])
+    key = request_key(scope=f"{TENANT}/{message.id}/cancel")
+
+    results = [await store.cancel(TENANT, message.id, NOW, key) for _ in range(2)]
+    other = await store.cancel(TENANT, message.id, NOW, replace(key, request_sha256=b"other"))
+
+    assert results == [CancelResult.CANCELED, CancelResult.REPLAYED]
+    assert other is CancelResult.MISMATCH
+
+
+async def test_does_not_remember_a_request_that_was_refused(store):
+    message = new_message()
+    await store.add([message])
+    await claim(store)
+
+    results = [await store.cancel(TENANT, message.id, NOW, request_key()) for _ in range(2)]
+
+    assert results == [CancelResult.BEGUN, CancelResult.BEGUN]
+
+
+async def test_knows_a_repeated_resolution_by_its_key_and_resends_once(store):
+    message = new_message(on_unknown=OnUnknown.HOLD)
+    await store.add([message])
+    (attempt,) = await claim(store)
+    await store.finish([finished(attempt, outcome=Outcome.UNKNOWN, status=Status.UNKNOWN)])
+
+    results = await asyncio.gather(
+        *(store.resolve(TENANT, message.id, Resolution.RESEND, NOW, request_key()) for _ in range(5))
+    )
+
+    assert sorted(result.value for result in results) == ["replayed"] * 4 + ["resolved"]
+    assert len(await claim(store)) == 1

@@ -126,3 +126,20 @@ async def test_sends_again_by_itself_unless_it_is_to_hold(unstarted_world, carri
 
     assert [message.attempt_number for message in carrier.sent] == [1, 2]
     assert {message.message_id for message in carrier.sent} == {sent.id}
+
+
+async def test_answers_a_repeated_request_with_a_key_as_it_answered_the_first(unstarted_world, carrier, owner, held):
+    keyed = (*owner, ("idempotency-key", "decided-by-anna"))
+
+    async def resolve(resolution: str):
+        call = unstarted_world.messages.ResolveMessage(
+            ResolveMessageRequest(id=held.id, resolution=resolution), metadata=keyed
+        )
+        return (await call).status, dict(await call.initial_metadata()).get("idempotent-replay")
+
+    assert await resolve("sent") == ("sent", None)
+    assert await resolve("sent") == ("sent", "true")
+    other = await refusal_of(
+        unstarted_world.messages.ResolveMessage(ResolveMessageRequest(id=held.id, resolution="failed"), metadata=keyed)
+    )
+    assert other.reason == "IDEMPOTENCY_MISMATCH"

@@ -197,18 +197,34 @@ async def test_never_plans_a_retry_after_the_validity_ends(clock):
 
 @pytest.mark.parametrize("outcome", [Outcome.STARTED, Outcome.UNKNOWN])
 @pytest.mark.parametrize(
-    ("capability", "age_seconds", "decision"),
+    ("capability", "decision"),
     [
-        (Capability.IDEMPOTENT, 0, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=False)),
-        (Capability.BLIND, 0, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=True)),
-        (Capability.RECONCILABLE, 30, Postpone(until=NOW + timedelta(seconds=60))),
-        (Capability.RECONCILABLE, 90, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=True)),
+        (Capability.IDEMPOTENT, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=False)),
+        (Capability.BLIND, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=True)),
     ],
 )
-async def test_treats_an_unknown_outcome_as_the_carrier_allows(clock, outcome, capability, age_seconds, decision):
-    entry = due(replace(MESSAGE, attempts=1), last_attempt(outcome, age_seconds=age_seconds))
+async def test_sends_again_at_once_when_nothing_can_be_learnt_by_waiting(clock, outcome, capability, decision):
+    entry = due(replace(MESSAGE, attempts=1), last_attempt(outcome))
 
     store = await send_one(entry, ScriptedCarrier(capability=capability), clock)
+
+    assert store.decisions == [decision]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "age_seconds", "decision"),
+    [
+        (Outcome.UNKNOWN, 30, Postpone(until=NOW + timedelta(seconds=60))),
+        (Outcome.UNKNOWN, 90, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=True)),
+        # Nobody could ask while the process was away, so the whole window is still to come.
+        (Outcome.STARTED, 30, Postpone(until=NOW + timedelta(seconds=90))),
+        (Outcome.STARTED, 100_000, Postpone(until=NOW + timedelta(seconds=90))),
+    ],
+)
+async def test_waits_for_the_word_of_a_carrier_that_can_tell(clock, outcome, age_seconds, decision):
+    entry = due(replace(MESSAGE, attempts=1), last_attempt(outcome, age_seconds=age_seconds))
+
+    store = await send_one(entry, ScriptedCarrier(capability=Capability.RECONCILABLE), clock)
 
     assert store.decisions == [decision]
 
@@ -226,7 +242,7 @@ async def test_never_sends_again_what_is_to_be_held_unless_the_carrier_drops_a_s
     clock, capability, age_seconds, decision
 ):
     message = replace(MESSAGE, attempts=1, on_unknown=OnUnknown.HOLD)
-    entry = due(message, last_attempt(Outcome.STARTED, age_seconds=age_seconds))
+    entry = due(message, last_attempt(Outcome.UNKNOWN, age_seconds=age_seconds))
 
     store = await send_one(entry, ScriptedCarrier(capability=capability), clock)
 
