@@ -14,7 +14,8 @@ class DeliverySettings(ProcessSettings):
 
     delivery_listen: Address = Field("127.0.0.1:7103", description="Where Delivery listens.")
     delivery_database_url: SecretStr = Field(
-        SecretStr(""), description="Database of Delivery; empty for `delivery.db` in the data folder."
+        SecretStr(""),
+        description="`postgresql://user:password@host/name`; empty for a SQLite file in the data folder.",
     )
     delivery_shards: int = Field(
         1,

@@ -19,7 +19,8 @@ class IntegrationsSettings(ProcessSettings):
 
     integrations_listen: Address = Field("127.0.0.1:7101", description="Where Integrations is served, `host:port`.")
     integrations_database_url: SecretStr = Field(
-        SecretStr(""), description="Database of Integrations; empty for `integrations.db` in the data folder."
+        SecretStr(""),
+        description="`postgresql://user:password@host/name`; empty for a SQLite file in the data folder.",
     )
     public_url: PublicUrl = Field(
         "http://127.0.0.1:8080", description="Address of the gateway as senders reach it; begins every ingress URL."
