@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from servicekit.errors import Issue, ValidationError
@@ -20,6 +20,11 @@ class PageRequest:
 
     size: int = DEFAULT_PAGE_SIZE
     after: tuple[int, str] | None = None
+
+    @property
+    def and_one_more(self) -> PageRequest:
+        """The same page and one row more, which tells whether there is a next one."""
+        return replace(self, size=self.size + 1)
 
 
 def page_request(size: int | None, token: str) -> PageRequest:

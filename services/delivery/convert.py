@@ -159,9 +159,10 @@ def message(found: Message) -> message_pb2.Message:
 
 
 def message_list(found: Sequence[Message], page: PageRequest) -> messages_service_pb2.ListMessagesResponse:
-    """Return one page; a full one carries the token of the next."""
-    token = page_token(to_milliseconds(found[-1].created_at), found[-1].id) if len(found) == page.size else ""
-    return messages_service_pb2.ListMessagesResponse(messages=[message(each) for each in found], next_page_token=token)
+    """Return one page, with the token of the next if one message more than the page holds was found."""
+    shown = found[: page.size]
+    token = page_token(to_milliseconds(shown[-1].created_at), shown[-1].id) if len(found) > page.size else ""
+    return messages_service_pb2.ListMessagesResponse(messages=[message(each) for each in shown], next_page_token=token)
 
 
 def timeline_response(message_id: str, steps: Sequence[Step]) -> messages_service_pb2.GetMessageTimelineResponse:

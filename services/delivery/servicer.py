@@ -73,7 +73,8 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
         """List messages, newest first."""
         tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
         wanted, page = convert.list_request(request)
-        return convert.message_list(await self._store.list_messages(tenant_id, wanted, page), page)
+        found = await self._store.list_messages(tenant_id, wanted, page.and_one_more)
+        return convert.message_list(found, page)
 
     async def GetMessageTimeline(
         self, request: messages_service_pb2.GetMessageTimelineRequest, context: Context

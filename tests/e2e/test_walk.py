@@ -155,6 +155,8 @@ def test_sends_reads_lists_and_pages_messages(api):
             break
 
     assert pages == [["number 4", "number 3"], ["number 2", "number 1"], ["number 0"]]
+    whole = api.get("/v1/messages", params={"ref": ref, "pageSize": 5}).json()
+    assert (len(whole["messages"]), whole["nextPageToken"]) == (5, "")
     by_time = api.get("/v1/messages", params={"ref": ref, "createdAfter": sent[3].json()["createdAt"]}).json()
     assert "number 4" in [message["text"] for message in by_time["messages"]]
     none = api.get("/v1/messages", params={"ref": ref, "createdBefore": first["createdAt"]}).json()
