@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.delivery import fair_order
 from services.delivery.domain import shard_of
 from services.delivery.fair_order import Lane, Queue
+from services.delivery.sql_statements import UPDATE_DUE, at, shards_of
 from services.delivery.tables import DUE
 
 PROMOTED_AT_ONCE: Final = 500
 
 _READY: Final = DUE.c.rank.is_not(None)
 _WAITING: Final = DUE.c.rank.is_(None)
-_SET_RANK: Final = (
-    update(DUE)
-    .where(DUE.c.shard == bindparam("at_shard"), DUE.c.message_id == bindparam("at_id"))
-    .values(rank=bindparam("to_rank"), claimed=False)
-)
+_SET_RANK: Final = UPDATE_DUE.values(rank=bindparam("to_rank"), claimed=False)
 _LOWEST_RANKS: Final = select(
     *(
         select(func.min(DUE.c.rank))
@@ -70,10 +67,7 @@ async def promote(connection: AsyncConnection, shard: int, now_ms: int) -> None:
         ranks = await _ranks(connection, shard, [Lane(name=row.lane, level=row.priority) for row in waiting])
         await connection.execute(
             _SET_RANK,
-            [
-                {"at_shard": shard, "at_id": row.message_id, "to_rank": rank}
-                for row, rank in zip(waiting, ranks, strict=True)
-            ],
+            [{**at(row.message_id), "to_rank": rank} for row, rank in zip(waiting, ranks, strict=True)],
         )
 
 
@@ -97,10 +91,7 @@ async def lock(connection: AsyncConnection, message_ids: Sequence[str]) -> dict[
     """
     found = await connection.execute(
         select(DUE.c.message_id, DUE.c.token)
-        .where(
-            DUE.c.shard.in_(sorted({shard_of(message_id) for message_id in message_ids})),
-            DUE.c.message_id.in_(message_ids),
-        )
+        .where(DUE.c.shard.in_(shards_of(message_ids)), DUE.c.message_id.in_(message_ids))
         .order_by(DUE.c.message_id)
         .with_for_update()
     )
