@@ -106,13 +106,3 @@ class TenantInactiveError(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("This account is suspended. Ask whoever runs this Textway.")
-
-
-class InvalidApiKeyError(ServiceError):
-    """The API key has the right form and is nobody's."""
-
-    kind = Kind.UNAUTHENTICATED
-    reason = "INVALID_API_KEY"
-
-    def __init__(self) -> None:
-        super().__init__("This API key is not valid: it is mistyped, unknown or revoked.")

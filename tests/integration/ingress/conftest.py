@@ -19,9 +19,9 @@ from servicekit.clock import SystemClock
 from servicekit.errors import NotFoundError, ServiceError
 from servicekit.ids import new_id, new_secret
 from servicekit.server import RunningServer
-from services.ingress.errors import InvalidApiKeyError
 from services.ingress.service import IngressService, build
 from services.ingress.settings import IngressSettings
+from services.integrations.errors import InvalidApiKeyError
 from textway.delivery.v1 import submission_service_pb2 as delivery_v1
 from textway.delivery.v1.submission_service_pb2_grpc import (
     SubmissionServiceServicer,
