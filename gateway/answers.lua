@@ -1,6 +1,8 @@
--- Turns away addresses that gRPC can not carry, and gives each answer the status and the body that the service meant.
+-- Turns away addresses that gRPC can not carry, keeps queries from overriding what the path says, and gives each answer
+-- the status and the body that the service meant.
 
 local LIST = "^/v1/[^/]+$"
+local CALLBACKS = {"^/v1/carriers/[^/]+/status$", "^/v1/carriers/[^/]+/inbound$"}
 local UTF8 = {
   "[\194-\223][\128-\191]", "\224[\160-\191][\128-\191]", "[\225-\236\238\239][\128-\191][\128-\191]",
   "\237[\128-\159][\128-\191]", "\240[\144-\191][\128-\191][\128-\191]",
@@ -23,14 +25,24 @@ local function is_utf8(text)
   return not text:find("[\128-\255]")
 end
 
+local function is_callback(path)
+  return path:find(CALLBACKS[1]) or path:find(CALLBACKS[2])
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local address = headers:get(":path")
+  local address, method = headers:get(":path"), headers:get(":method")
   if #address > 2048 then return handle:respond({[":status"] = "414"}, "") end
+  local path, query = address:match("^([^?]*)(.*)$")
+  if is_callback(path) then
+    -- What a carrier signs, byte for byte, in headers of our own: envoy.yaml drops what a client sends under these names.
+    headers:replace("x-textway-method", method)
+    if #query > 1 then headers:replace("x-textway-query", query:sub(2)) end
+    address = path
+  end
   if address:find("%%[89a-fA-F]") and not is_utf8(address) then return handle:respond({[":status"] = "400"}, "") end
   -- The transcoder lets a query parameter override a path variable, so that only lists, which have none, keep theirs.
-  local path, query = address:match("^([^?]*)(.*)$")
-  if query ~= "" and not (headers:get(":method") == "GET" and path:find(LIST)) then headers:replace(":path", path) end
+  if query ~= "" and not (method == "GET" and path:find(LIST)) then headers:replace(":path", path) end
   handle:streamInfo():dynamicMetadata():set("textway", "request_id", headers:get("x-request-id"))
 end
 
@@ -47,6 +59,11 @@ function envoy_on_response(handle)
   end
   for _, name in ipairs(INTERNAL) do headers:remove(name) end
   if status then headers:replace(":status", status) end
+  if status == "204" then  -- HTTP wants no content here, nor a word about it; the transcoder writes {}
+    headers:remove("content-type")
+    headers:remove("content-length")
+    for chunk in handle:bodyChunks() do chunk:setBytes("") end
+  end
   if failed then
     headers:replace("content-type", "application/json")
     handle:body(true):setBytes(body)

@@ -49,3 +49,8 @@ def to_milliseconds(moment: datetime) -> int:
 def from_milliseconds(milliseconds: int) -> datetime:
     """Return the aware UTC time of so many milliseconds since 1970."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    """Return the aware UTC time of so many microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=microseconds)

@@ -53,6 +53,19 @@ class FreshCache(Generic[Key, Value]):
                 return known[1]
             raise
 
+    def known(self, key: Key) -> Value | None:
+        """Return the answer that is remembered, as long as it may serve, without asking; None when there is none."""
+        known = self._answers.get(key)
+        return known[1] if known and self._age(known) < self._stale_seconds else None
+
+    def is_fresh(self, key: Key) -> bool:
+        """Tell whether the answer that is remembered needs not be asked for again yet."""
+        known = self._answers.get(key)
+        return known is not None and self._age(known) < self._fresh_seconds
+
+    def _age(self, known: tuple[float, Value]) -> float:
+        return self._clock.monotonic() - known[0]
+
     async def _fetch_once(self, key: Key) -> Value:
         fetching = self._fetching.get(key)
         if fetching is None:

@@ -72,3 +72,12 @@ def _separates(character: str) -> bool:
 def is_region(code: str) -> bool:
     """Tell whether an ISO 3166 code names a region whose numbers can be read."""
     return code in phonenumbers.SUPPORTED_REGIONS
+
+
+@lru_cache(maxsize=16_384)
+def region_of(number: str) -> str:
+    """Return the ISO 3166 code of a number in E.164; empty when it belongs to no single region."""
+    try:
+        return phonenumbers.region_code_for_number(phonenumbers.parse(number)) or ""
+    except phonenumbers.NumberParseException:
+        return ""

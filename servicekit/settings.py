@@ -20,6 +20,7 @@ def _has_a_port(address: str) -> str:
 
 
 Address = Annotated[str, StringConstraints(pattern=r"^\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}$"), AfterValidator(_has_a_port)]
+PublicUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+[^\s?#]*$")]
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)
 
 

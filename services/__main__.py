@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -14,7 +15,8 @@ from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
 from servicekit.server import serve_until_signal
 from servicekit.settings import ProcessSettings, SettingsError, load
-from services.launcher import laptop, operating, sending
+from services.delivery.installation.carriers_file import CarriersFileError
+from services.launcher import carriers_command, laptop, operating, sending
 from services.launcher.parts import PARTS
 from services.launcher.settings import LauncherSettings
 
@@ -67,6 +69,39 @@ def migrate(names: tuple[str, ...]) -> None:
 def send(to: str, text: str) -> None:
     """Send one message through the gateway, with the API key in TEXTWAY_API_KEY, and tell what became of it."""
     sending.send(to, text)
+
+
+@cli.group()
+def carriers() -> None:
+    """Check the carriers' file, try a carrier, and show how the running ones are."""
+
+
+@carriers.command("check")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def check_carriers(file: Path | None) -> None:
+    """Check FILE, or the one that TEXTWAY_CARRIERS names: every error in one go, and never a secret."""
+    try:
+        click.echo(carriers_command.check(file))
+    except CarriersFileError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+@carriers.command("test")
+@click.argument("name")
+@click.option("--live", metavar="NUMBER", help="Send one real message to this number through the carrier NAME.")
+@click.option("--text", default=carriers_command.TEST_TEXT, show_default=True, help="What the real message says.")
+def test_carrier(name: str, live: str | None, text: str) -> None:
+    """Try a definition, or the one that a carrier of the file follows, against the answers in its fixtures."""
+    report = _run(carriers_command.send_one(name, live, text) if live else carriers_command.try_fixtures(name))
+    click.echo(report.text)
+    sys.exit(0 if report.is_good else 1)
+
+
+@carriers.command("list")
+def list_carriers() -> None:
+    """Show how the carriers of the running product are, with the API key in TEXTWAY_API_KEY."""
+    click.echo(carriers_command.running())
 
 
 @cli.group()

@@ -10,14 +10,16 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final, Protocol
 
-from servicekit import phone_numbers
+from servicekit import phone_numbers, senders
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
+from servicekit.egress_urls import PUBLIC_ONLY, EgressPolicy, UrlNotAllowedError, check_url
 from servicekit.errors import Issue, ValidationError
 from servicekit.ids import new_id
+from servicekit.sms_text import measure
 from services.delivery.domain import (
-    MAX_CALLBACK_LENGTH,
     MAX_REF_LENGTH,
+    MAX_TAG_LENGTH,
     MAX_TEXT_LENGTH,
     Accepted,
     DedupeKey,
@@ -27,7 +29,6 @@ from services.delivery.domain import (
     Priority,
 )
 from services.delivery.errors import InvalidRecipientError, TextTooLongError
-from services.delivery.sms_text import measure
 
 MAX_SUBMISSIONS: Final = 500
 MAX_CALLS_IN_COMMIT: Final = 200
@@ -64,6 +65,9 @@ class Submission:
     callback: str = ""
     priority: Priority = Priority.NORMAL
     on_unknown: OnUnknown = OnUnknown.RESEND
+    wanted_sender: str = ""  # empty for the route's own
+    tag: str = ""  # a word for routing rules
+    despite_opt_out: bool = False  # only for what answers an opt-out word
     idempotency: Idempotency | None = None
     dedupe: Dedupe | None = None
 
@@ -84,12 +88,20 @@ class AcceptMessages:
     """Accepts messages by group commit: calls that come while a commit is under way share the next one."""
 
     def __init__(
-        self, *, store: AddsMessages, clock: Clock, shards: int, validity: timedelta, on_stored: Callable[[], None]
+        self,
+        *,
+        store: AddsMessages,
+        clock: Clock,
+        shards: int,
+        validity: timedelta,
+        queue_of: Callable[[Submission], str],
+        on_stored: Callable[[], None],
     ) -> None:
         self._store = store
         self._clock = clock
         self._shards = shards
         self._validity = validity
+        self._queue_of = queue_of  # the route in whose queue a message waits
         self._on_stored = on_stored
         self._commits = Batcher(self._commit, max_size=MAX_CALLS_IN_COMMIT)
 
@@ -123,6 +135,10 @@ class AcceptMessages:
             valid_until=now + self._validity,
             priority=submission.priority,
             on_unknown=submission.on_unknown,
+            wanted_sender=submission.wanted_sender,
+            tag=submission.tag,
+            route=self._queue_of(submission),
+            despite_opt_out=submission.despite_opt_out,
             idempotency=_idempotency_key(submission, now),
             dedupe=_dedupe_key(submission, now),
         )
@@ -166,15 +182,19 @@ def checked_submission(
     channel: str = "",
     priority: str = "",
     on_unknown: str = "",
+    wanted_sender: str = "",
+    tag: str = "",
     idempotency: Idempotency | None = None,
+    callbacks: EgressPolicy = PUBLIC_ONLY,
 ) -> Submission:
-    """Check what an API caller wants sent.
+    """Check what an API caller wants sent. `callbacks` says what its callback may lead to.
 
     Raises ValidationError listing every wrong field, InvalidRecipientError or TextTooLongError.
     """
     issues = [
         *_presence_issues(to, text),
-        *_optional_issues(ref, callback, channel),
+        *_optional_issues(ref, callback, channel, callbacks),
+        *_routing_issues(wanted_sender, tag),
         *_word_issues("priority", priority, Priority),
         *_word_issues("onUnknown", on_unknown, OnUnknown),
     ]
@@ -185,6 +205,7 @@ def checked_submission(
             f"The text has {len(text)} characters; a message has at most {MAX_TEXT_LENGTH}.",
             limit=MAX_TEXT_LENGTH,
             length=len(text),
+            unit="characters",
         )
     try:
         number = phone_numbers.normalise(to)
@@ -200,6 +221,8 @@ def checked_submission(
         callback=callback,
         priority=Priority(priority or Priority.NORMAL),
         on_unknown=OnUnknown(on_unknown or OnUnknown.RESEND),
+        wanted_sender=wanted_sender,
+        tag=tag,
         idempotency=idempotency,
     )
 
@@ -215,16 +238,29 @@ def _presence_issues(to: str, text: str) -> list[Issue]:
     return issues
 
 
-def _optional_issues(ref: str, callback: str, channel: str) -> list[Issue]:
+def _optional_issues(ref: str, callback: str, channel: str, callbacks: EgressPolicy) -> list[Issue]:
     issues = []
     if len(ref) > MAX_REF_LENGTH:
         issues.append(Issue(path="ref", message=f"has {len(ref)} characters; at most {MAX_REF_LENGTH} are kept"))
     if "\x00" in ref:
         issues.append(Issue(path="ref", message="must not contain U+0000"))
-    if callback and not _is_web_address(callback):
-        issues.append(Issue(path="callback", message="must be an http or https URL of at most 2048 bytes"))
+    try:
+        # Its name is looked up at each call, and not here, where every message would wait for that.
+        if callback:
+            check_url(callback, callbacks)
+    except UrlNotAllowedError as error:
+        issues.append(Issue(path="callback", message=str(error)))
     if channel not in ("", CHANNEL):
         issues.append(Issue(path="channel", message=f"must be {CHANNEL!r}, the only channel there is"))
+    return issues
+
+
+def _routing_issues(wanted_sender: str, tag: str) -> list[Issue]:
+    issues = []
+    if wanted_sender and not senders.is_sender(wanted_sender):
+        issues.append(Issue(path="from", message=senders.RULE))
+    if len(tag) > MAX_TAG_LENGTH or not tag.isprintable():
+        issues.append(Issue(path="tag", message=f"must be at most {MAX_TAG_LENGTH} printable characters"))
     return issues
 
 
@@ -232,7 +268,3 @@ def _word_issues(path: str, word: str, known: type[StrEnum]) -> list[Issue]:
     if word and word not in set(known):
         return [Issue(path=path, message=f"must be one of {', '.join(known)}")]
     return []
-
-
-def _is_web_address(text: str) -> bool:
-    return text.startswith(("https://", "http://")) and len(text.encode()) <= MAX_CALLBACK_LENGTH and text.isprintable()

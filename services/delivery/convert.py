@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit import phone_numbers
 from servicekit.clock import to_milliseconds
+from servicekit.egress_urls import EgressPolicy
 from servicekit.errors import IdempotencyMismatchError, Issue, ValidationError
 from servicekit.paging import PageRequest, page_request, page_token
 from services.delivery.accept_messages import IDEMPOTENCY_WINDOW, Dedupe, Idempotency, Submission, checked_submission
@@ -31,7 +32,10 @@ ANNOTATE: Final = "annotate"
 
 
 def wanted_message(
-    tenant_id: str, request: messages_service_pb2.SendMessageRequest, idempotency_key: str | None
+    tenant_id: str,
+    request: messages_service_pb2.SendMessageRequest,
+    idempotency_key: str | None,
+    callbacks: EgressPolicy,
 ) -> Submission:
     """Return the message that an API caller wants sent; raises what `checked_submission` raises."""
     return checked_submission(
@@ -43,12 +47,15 @@ def wanted_message(
         channel=request.channel,
         priority=request.priority,
         on_unknown=request.on_unknown,
+        wanted_sender=getattr(request, "from"),  # a keyword in Python, and the contract's word
+        tag=request.tag,
         idempotency=None
         if idempotency_key is None
         else Idempotency(
             key=idempotency_key,
             request_sha256=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
         ),
+        callbacks=callbacks,
     )
 
 
@@ -75,6 +82,8 @@ def submission(request: submission_service_pb2.Submission) -> Submission:
         ref=request.ref,
         priority=Priority(request.priority or Priority.NORMAL),
         on_unknown=OnUnknown(request.on_unknown or OnUnknown.RESEND),
+        wanted_sender=request.sender,
+        tag=request.tag,
         idempotency=Idempotency(key=request.idempotency.key, request_sha256=request.idempotency.request_sha256)
         if request.HasField("idempotency")
         else None,
@@ -139,6 +148,7 @@ def message(found: Message) -> message_pb2.Message:
         to=found.to,
         text=found.text,
         ref=found.ref,
+        tag=found.tag,
         integration_id=found.integration_id,
         carrier=found.carrier,
         carrier_message_id=found.carrier_message_id,
@@ -179,6 +189,7 @@ def timeline_response(message_id: str, steps: Sequence[Step]) -> messages_servic
                 outcome=step.outcome,
                 detail=step.detail,
                 possible_duplicate=step.possible_duplicate,
+                webhook_delivery_id=step.webhook_delivery_id,
             )
             for step in steps
         ],
@@ -193,8 +204,8 @@ def list_request(request: messages_service_pb2.ListMessagesRequest) -> tuple[Mes
         ref=request.ref or None,
         to=_number(request.to) if request.to else None,
         integration_id=request.integration_id or None,
-        created_after=_moment("createdAfter", request.created_after) if request.HasField("created_after") else None,
-        created_before=_moment("createdBefore", request.created_before) if request.HasField("created_before") else None,
+        created_after=moment("createdAfter", request.created_after) if request.HasField("created_after") else None,
+        created_before=moment("createdBefore", request.created_before) if request.HasField("created_before") else None,
     )
     return wanted, page
 
@@ -204,6 +215,14 @@ def timestamp(moment: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromMilliseconds(to_milliseconds(moment))
     return stamp
+
+
+def moment(path: str, stamp: Timestamp) -> datetime:
+    """Return the time of a request's field; raise ValidationError when there is no such time."""
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValidationError([Issue(path=path, message="is out of range")]) from None
 
 
 def _status(word: str) -> Status:
@@ -220,10 +239,3 @@ def _number(text: str) -> str:
         return phone_numbers.normalise(f"+{text.strip().removeprefix('+')}")
     except phone_numbers.NotAPhoneNumberError as error:
         raise ValidationError([Issue(path="to", message=f"is no phone number: {error}")]) from None
-
-
-def _moment(path: str, stamp: Timestamp) -> datetime:
-    try:
-        return stamp.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise ValidationError([Issue(path=path, message="is out of range")]) from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -14,24 +16,25 @@ from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
 from servicekit.logs import masked_number
+from services.delivery.carrier_monitor import CarrierMonitor
 from services.delivery.carriers.base import Capability, OutboundMessage, Refused, SendResult, Taken, TryLater, Unknown
 from services.delivery.carriers.registry import Carriers
-from services.delivery.domain import MAX_DETAIL_LENGTH, Failure, FailureReason, OnUnknown, Outcome, Status
-from services.delivery.retry_policy import EVIDENCE_SECONDS, Retry, next_step
-from services.delivery.store import (
-    Begin,
-    Decision,
-    DueMessage,
-    Finish,
-    FinishedAttempt,
-    MessageStore,
-    Postpone,
-    StartedAttempt,
+from services.delivery.claim_round import ClaimRound, Room
+from services.delivery.domain import (
+    MAX_CARRIER_ID_LENGTH,
+    MAX_DETAIL_LENGTH,
+    NOT_THE_MESSAGE,
+    Failure,
+    FailureReason,
+    Outcome,
+    Status,
 )
+from services.delivery.pacing import LATE_US, Wish
+from services.delivery.retry_policy import EVIDENCE_SECONDS, Retry, next_step
+from services.delivery.store import FinishedAttempt, MessageStore, Share, StartedAttempt
 
 CARRIER_CALL_SECONDS: Final = 20.0
 LEASE_SECONDS: Final = 30.0
-CLAIM_SIZE: Final = 100
 OUTCOMES_IN_COMMIT: Final = 200
 OUTCOME_OF: Final[Mapping[type[SendResult], Outcome]] = {
     Taken: Outcome.TAKEN,
@@ -51,6 +54,7 @@ class Dispatcher:
         *,
         store: MessageStore,
         carriers: Carriers,
+        monitor: CarrierMonitor,
         clock: Clock,
         random: Callable[[], float],
         max_in_flight: int,
@@ -60,6 +64,7 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._carriers = carriers
+        self._monitor = monitor
         self._clock = clock
         self._random = random
         self._max_in_flight = max_in_flight
@@ -76,26 +81,64 @@ class Dispatcher:
         """How many more messages may be in flight."""
         return self._max_in_flight - len(self._in_flight)
 
+    @property
+    def open_routes(self) -> list[str]:
+        """The routes that have a carrier which can take messages now, or that is to be tried again."""
+        now = self._clock.now()
+        opened = {share.route for share in self._round(now, self._monitor.room(now)).shares(self.room)}
+        probed = set(self._monitor.to_probe(now))
+        return [route.name for route in self._carriers.routes if route.name in opened or probed & set(route.members)]
+
     async def send_due(self, shard: int) -> int:
-        """Claim one batch of a shard and begin to send it; return how many were claimed."""
+        """Claim one batch of a shard and begin to send it; return for how many messages something was done."""
         if self._in_flight and self._clock.now() >= self._leased_until:
             # This process stood still. What it has in flight is its own until another has claimed it.
             await self.renew_leases()
+        tried = await self._try_again(shard)
+        now = self._clock.now()
+        claim_round = self._round(now, self._monitor.room(now))
+        shares = claim_round.shares(self.room)
+        return tried + (await self._claim(shard, claim_round, shares) if shares else 0)
+
+    async def _try_again(self, shard: int) -> int:
+        """Send one message to each carrier that failed and whose time has come, if there is one to send."""
+        begun = 0
+        for name in self._monitor.to_probe(self._clock.now()):
+            routes = [route.name for route in self._carriers.routes if name in route.members]
+            due = await self._store.next_due(shard, routes)
+            if due is None or due > self._clock.now() or not await self._monitor.win_probe(name):
+                continue
+            now = self._clock.now()
+            only = Room(available={name}, free={name: 1}, health={}, slots={})
+            claim_round = self._round(now, only)
+            for route in routes:
+                begun += await self._claim(shard, claim_round, [Share(route=route, limit=1)], probed=name)
+        return begun
+
+    def _round(self, now: datetime, room: Room) -> ClaimRound:
+        evidence = timedelta(seconds=self._evidence_seconds)
+        return ClaimRound(carriers=self._carriers, room=room, now=now, evidence=evidence)
+
+    async def _claim(self, shard: int, claim_round: ClaimRound, shares: Sequence[Share], probed: str = "") -> int:
         now = self._clock.now()
         lease_until = now + timedelta(seconds=self._lease_seconds)
-        started = await self._store.claim(
+        claimed = await self._store.claim(
             shard=shard,
             now=now,
             lease_until=lease_until,
-            limit=min(self.room, CLAIM_SIZE),
-            decide=lambda due: self._decide(due, now),
+            shares=shares,
+            decide=claim_round.decide,
+            limits={} if probed else self._monitor.limits(now),
         )
+        for name, until in claimed.full_until.items():
+            self._monitor.no_slot_before(name, until)
         self._leased_until = min(self._leased_until, lease_until) if self._in_flight else lease_until
-        for attempt in started:
-            task = asyncio.create_task(self._send(attempt))
+        for attempt in claimed.started:
+            task = asyncio.create_task(self._send(attempt, probe=attempt.carrier == probed))
             self._in_flight[task] = attempt
+            self._monitor.began(attempt.carrier)
             task.add_done_callback(self._landed)
-        return len(started)
+        return len(claimed.started) + claimed.settled
 
     async def renew_leases(self) -> None:
         """Keep what is in flight ours. An attempt whose lease is lost goes on, and records nothing."""
@@ -124,36 +167,19 @@ class Dispatcher:
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         attempt = self._in_flight.pop(task)
+        self._monitor.ended(attempt.carrier)
         if not task.cancelled() and (error := task.exception()):
             log.error("attempt broke off", message=attempt.message.id, error=type(error).__name__, exc_info=error)
         self._on_room()
 
-    def _decide(self, due: DueMessage, now: datetime) -> Decision:
-        message, last = due.message, due.last_attempt
-        if now >= message.valid_until:
-            return Finish(status=Status.EXPIRED, failure=message.failure or Failure(reason=FailureReason.EXPIRED))
-        carrier = self._carriers.pick(message.to)
-        if last is None or last.outcome not in (Outcome.STARTED, Outcome.UNKNOWN):
-            return Begin(carrier=carrier.name, sender=carrier.sender)
-        # The carrier of the last attempt may have the message, so only that one may get it again.
-        previous = self._carriers.named(last.carrier)
-        capability = previous.capability if previous else Capability.BLIND
-        if capability is Capability.RECONCILABLE:
-            # An attempt that was cut off can be asked about only now that its process is back, however long that took.
-            ended_at = now if last.outcome is Outcome.STARTED else last.finished_at or last.started_at
-            evidence_until = ended_at + timedelta(seconds=self._evidence_seconds)
-            if now < evidence_until:
-                return Postpone(until=evidence_until)
-        if message.on_unknown is OnUnknown.HOLD and capability is not Capability.IDEMPOTENT:
-            return Finish(status=Status.UNKNOWN, failure=Failure(reason=FailureReason.NO_ANSWER))
-        again = previous or carrier
-        return Begin(
-            carrier=again.name, sender=again.sender, possible_duplicate=capability is not Capability.IDEMPOTENT
-        )
-
-    async def _send(self, attempt: StartedAttempt) -> None:
-        result = await self._call_carrier(attempt)
-        finished = self._finished(attempt, result)
+    async def _send(self, attempt: StartedAttempt, *, probe: bool) -> None:
+        await self._wait_for_slot(attempt)
+        if probe or self._monitor.may_send(attempt.carrier):
+            result = _of_the_carrier(await self._call_carrier(attempt))
+            await self._monitor.hear(attempt.carrier, result, probe=probe)
+            finished = self._finished(attempt, result)
+        else:
+            finished = self._not_sent(attempt)
         try:
             kept = await self._outcomes.submit(finished)
         except UnavailableError:
@@ -169,6 +195,20 @@ class Dispatcher:
             status=finished.status.value,
             to=masked_number(attempt.message.to),
         )
+
+    async def _wait_for_slot(self, attempt: StartedAttempt) -> None:
+        if attempt.not_before is None or not self._monitor.is_limited(attempt.carrier):
+            return
+        await self._sleep_until(attempt.not_before)
+        if self._clock.now() <= attempt.not_before + timedelta(microseconds=LATE_US):
+            return
+        wish = Wish(attempt.message.id, attempt.carrier, attempt.sender, attempt.message.segments)
+        with contextlib.suppress(UnavailableError):  # rather now than not at all
+            await self._sleep_until(await self._monitor.slot_again(wish))
+
+    async def _sleep_until(self, moment: datetime) -> None:
+        if (wait := (moment - self._clock.now()).total_seconds()) > 0:
+            await self._clock.sleep(wait)
 
     async def _call_carrier(self, attempt: StartedAttempt) -> SendResult:
         carrier = self._carriers.named(attempt.carrier)
@@ -202,18 +242,41 @@ class Dispatcher:
             now=now,
             jitter=self._random(),
             evidence_seconds=self._evidence_seconds,
+            others=attempt.others,
+            fresh_others=attempt.fresh_others,
         )
         return FinishedAttempt(
             message_id=attempt.message.id,
             number=attempt.number,
+            carrier=attempt.carrier,
             token=attempt.token,
             outcome=OUTCOME_OF[type(result)],
             detail=result.detail[:MAX_DETAIL_LENGTH],
-            carrier_message_id=result.carrier_message_id if isinstance(result, Taken) else "",
+            carrier_message_id=result.carrier_message_id[:MAX_CARRIER_ID_LENGTH] if isinstance(result, Taken) else "",
+            part_ids=tuple(part_id[:MAX_CARRIER_ID_LENGTH] for part_id in result.part_ids)
+            if isinstance(result, Taken)
+            else (),
             status=step.status,
             failure=step.failure,
             # Never later than its validity, so that it expires in time.
             retry_at=min(step.at, attempt.message.valid_until) if isinstance(step, Retry) else None,
+            finished_at=now,
+            message=replace(attempt.message, sender=attempt.sender),
+        )
+
+    def _not_sent(self, attempt: StartedAttempt) -> FinishedAttempt:
+        now = self._clock.now()
+        return FinishedAttempt(
+            message_id=attempt.message.id,
+            number=attempt.number,
+            carrier=attempt.carrier,
+            token=attempt.token,
+            outcome=Outcome.TRY_LATER,
+            detail="not sent: the carrier was found to fail while the message waited for its turn",
+            carrier_message_id="",
+            status=Status.QUEUED,
+            failure=Failure(reason=FailureReason.CARRIER_UNAVAILABLE),
+            retry_at=now,  # its route decides when it goes
             finished_at=now,
         )
 
@@ -228,3 +291,10 @@ class Dispatcher:
             reraise=True,
         )
         return await repeat(self._store.finish, attempts)
+
+
+def _of_the_carrier(result: SendResult) -> SendResult:
+    """Return a refusal that concerns the account, and so every message, as the carrier taking none just now."""
+    if isinstance(result, Refused) and result.failure.reason in NOT_THE_MESSAGE:
+        return TryLater(failure=result.failure, detail=result.detail)
+    return result

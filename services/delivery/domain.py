@@ -8,11 +8,13 @@ from enum import Enum, StrEnum
 from typing import Final
 
 from servicekit.ids import CROCKFORD
+from servicekit.sms_text import Encoding
 
 MAX_TEXT_LENGTH: Final = 1600
 MAX_REF_LENGTH: Final = 64
-MAX_CALLBACK_LENGTH: Final = 2048
+MAX_TAG_LENGTH: Final = 64
 MAX_DETAIL_LENGTH: Final = 500
+MAX_CARRIER_ID_LENGTH: Final = 255
 
 
 class Status(StrEnum):
@@ -68,19 +70,16 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"  # the carrier may have it, or not
 
 
-class Encoding(StrEnum):
-    """How a text is put into SMS parts (3GPP TS 23.038)."""
-
-    GSM7 = "gsm7"
-    UCS2 = "ucs2"
-
-
 class FailureReason(Enum):
     """Why a message is not delivered, in the same words for every carrier: a code, and a sentence for a person."""
 
     INVALID_NUMBER = ("invalid_number", "The carrier says that the number does not exist or can not get SMS.")
     OPTED_OUT = ("opted_out", "The recipient does not want messages from this sender.")
     UNREACHABLE = ("unreachable", "The handset could not be reached.")
+    SENDER_REJECTED = ("sender_rejected", "The carrier does not send from this number or name.")
+    CONTENT_REJECTED = ("content_rejected", "The carrier or a network takes the text for spam or for forbidden.")
+    DESTINATION_NOT_ALLOWED = ("destination_not_allowed", "The account at the carrier may not send to this country.")
+    ACCOUNT_REJECTED = ("account_rejected", "The carrier does not accept the credentials, or has closed the account.")
     CARRIER_REJECTED = ("carrier_rejected", "The carrier refuses this message.")
     CARRIER_UNAVAILABLE = ("carrier_unavailable", "The carrier can not take messages just now.")
     THROTTLED = ("throttled", "The carrier asks to be sent less at a time.")
@@ -93,6 +92,19 @@ class FailureReason(Enum):
         self.sentence = sentence
 
 
+# What is wrong with the recipient or the text is so at every carrier; all else another carrier may not mind.
+FINAL_EVERYWHERE: Final = frozenset(
+    {FailureReason.INVALID_NUMBER, FailureReason.OPTED_OUT, FailureReason.CONTENT_REJECTED}
+)
+# What is wrong with the carrier or with our account there concerns every message, so that none is given up for it.
+NOT_THE_MESSAGE: Final = frozenset(
+    {
+        FailureReason.ACCOUNT_REJECTED,
+        FailureReason.INSUFFICIENT_FUNDS,
+        FailureReason.CARRIER_UNAVAILABLE,
+        FailureReason.THROTTLED,
+    }
+)
 REASON_BY_CODE: Final = {reason.code: reason for reason in FailureReason}
 
 
@@ -141,6 +153,10 @@ class NewMessage:
     valid_until: datetime
     priority: Priority = Priority.NORMAL
     on_unknown: OnUnknown = OnUnknown.RESEND
+    wanted_sender: str = ""  # empty for the route's own
+    tag: str = ""  # a word for routing rules
+    route: str = ""  # the name of the route in whose queue it waits
+    despite_opt_out: bool = False  # it goes to somebody who has opted out: the answer to that very word
     idempotency: IdempotencyKey | None = None
     dedupe: DedupeKey | None = None
 
@@ -185,6 +201,9 @@ class Message:
     on_unknown: OnUnknown
     sent_at: datetime | None
     delivered_at: datetime | None
+    wanted_sender: str = ""
+    tag: str = ""
+    despite_opt_out: bool = False  # it goes to somebody who has opted out too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,14 +217,32 @@ class Attempt:
     finished_at: datetime | None
     detail: str  # the carrier's own answer
     possible_duplicate: bool  # this attempt and another may both have reached the handset
+    sender: str = ""
+    why: str = ""  # why this carrier, in one sentence
+    failure: Failure | None = None  # what the carrier said when it did not take the message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """A carrier's later word on a message."""
+    """A carrier's later word on a message. It names the message by our id, or by the carrier's own."""
 
-    message_id: str
+    message_id: str  # ours; empty when the carrier gives only its own back
+    carrier: str
+    carrier_message_id: str  # empty when the carrier gives ours back and nothing else
     status: Status  # SENT, DELIVERED or UNDELIVERED
+    failure: Failure | None
+    detail: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedReceipt:
+    """A receipt with what it was found to be about."""
+
+    attempt: int  # the carrier's first when it gave only our id back; 0 when that was not kept
+    part: int  # from 1; 0 for the message as a whole
+    parts: int  # in how many parts the attempt was taken; 0 for as a whole
+    status: Status
     failure: Failure | None
     detail: str
     received_at: datetime
@@ -230,7 +267,7 @@ class History:
 
     message: Message
     attempts: tuple[Attempt, ...]
-    receipts: tuple[Receipt, ...]
+    receipts: tuple[RecordedReceipt, ...]
     replies: tuple[Reply, ...]
 
 
@@ -246,13 +283,16 @@ class MessageFilter:
     created_before: datetime | None = None  # before this time
 
 
-def status_after_receipt(current: Status, told: Status) -> Status:
+def status_after_receipt(current: Status, told: Status, *, newer_may_arrive: bool = False) -> Status:
     """Return a message's status after a receipt: forwards only, whatever the order in which receipts come.
 
-    A message that is held because its outcome is unknown learns it from its receipt; one that expired while a carrier
-    had it after all, too.
+    A message that is held because its outcome is unknown learns it from its receipt; one that expired or was suppressed
+    while a carrier had it after all, too. `newer_may_arrive` says that the receipt is of an older attempt, and that the
+    newest one may still reach the handset: then `undelivered` is not the last word.
     """
-    if current in TERMINAL and current is not Status.EXPIRED:
+    if current in TERMINAL and current not in (Status.EXPIRED, Status.SUPPRESSED):
+        return current
+    if told is Status.UNDELIVERED and newer_may_arrive:
         return current
     return told
 

@@ -3,102 +3,155 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
-from servicekit.ids import new_id
-from servicekit.logs import masked_number
-from services.delivery.carriers.base import CarrierReceipt, CarrierReply, OutboundMessage
+from services.delivery.carriers.base import Carrier, CarrierReceipt, CarrierReply, OutboundMessage
 from services.delivery.carriers.registry import Carriers
-from services.delivery.domain import MAX_DETAIL_LENGTH, Message, Receipt, Reply
-from services.delivery.store import MessageStore
+from services.delivery.domain import MAX_CARRIER_ID_LENGTH, MAX_DETAIL_LENGTH, Message, Receipt
+from services.delivery.receipt_rules import PARKED_FOR
+from services.delivery.store import MessageStore, ReceiptResult
 
 RECEIPTS_IN_COMMIT: Final = 200
 LOOK_UP_AFTER_SECONDS: Final = 2.0
+LOOK_UP_CALL_SECONDS: Final = 10.0
 LOOK_UPS_IN_ROUND: Final = 200
 LOOK_UPS_AT_ONCE: Final = 32
-MATCH_WINDOW: Final = timedelta(days=7)
+SETTLED_AT_ONCE: Final = 500
+# Our own commit follows within this time unless something is wrong, and what is older can wait for the next full sweep.
+SETTLED_SOON: Final = timedelta(minutes=2)
+SWEEPS_UNTIL_FULL: Final = 120
+
+_LOGGED: Final = {
+    ReceiptResult.APPLIED: "receipt applied",
+    ReceiptResult.REPEATED: "receipt repeated",
+    ReceiptResult.PARKED: "receipt parked until its message is known",
+    ReceiptResult.UNKNOWN: "receipt for a message that this carrier never had",
+}
 
 log = structlog.get_logger(__name__)
 
 
-class FollowUp:
-    """Takes in receipts by group commit, and replies one by one."""
+class TakesReplies(Protocol):
+    """Who stores inbound messages."""
 
-    def __init__(self, *, store: MessageStore, carriers: Carriers, clock: Clock) -> None:
+    async def __call__(self, carrier: str, reply: CarrierReply) -> None:
+        """Return when it is on disk. Raises UnavailableError."""
+
+
+class FollowUp:
+    """Takes in receipts by group commit, and hands on replies one by one."""
+
+    def __init__(self, *, store: MessageStore, carriers: Carriers, clock: Clock, replies: TakesReplies) -> None:
         self._store = store
+        self._replies = replies
         self._carriers = carriers
         self._clock = clock
         self._receipts = Batcher(self._apply, max_size=RECEIPTS_IN_COMMIT)
+        self._stopped_at: dict[
+            tuple[str, str], Message
+        ] = {}  # where the last round of look-ups did, by carrier and kind
+        self._sweeps = 0
 
     async def receipt(self, carrier: str, receipt: CarrierReceipt) -> None:
-        """Apply one receipt; return when it is on disk."""
-        known = await self._receipts.submit(
-            Receipt(
-                message_id=receipt.message_id,
-                status=receipt.status,
-                failure=receipt.failure,
-                detail=receipt.detail[:MAX_DETAIL_LENGTH],
-                received_at=self._clock.now(),
-            )
-        )
-        log.info(
-            "receipt applied" if known else "receipt for an unknown message",
-            message=receipt.message_id,
+        """Take in one receipt; return when it is on disk."""
+        told = Receipt(
+            message_id=receipt.message_id,
             carrier=carrier,
-            status=receipt.status.value,
+            carrier_message_id=_storable(receipt.carrier_message_id)[:MAX_CARRIER_ID_LENGTH],
+            status=receipt.status,
+            failure=receipt.failure,
+            detail=_storable(receipt.detail)[:MAX_DETAIL_LENGTH],
+            received_at=self._clock.now(),
+        )
+        result = await self._receipts.submit(told)
+        log.info(
+            _LOGGED[result],
+            carrier=carrier,
+            message=told.message_id,
+            carrier_message=told.carrier_message_id,
+            status=told.status.value,
         )
 
     async def reply(self, carrier: str, reply: CarrierReply) -> None:
-        """Store one reply with the message that it answers."""
-        now = self._clock.now()
-        stored = Reply(
-            id=new_id("mo", now),
-            carrier=carrier,
-            carrier_reply_id=reply.carrier_reply_id,
-            sender=reply.sender,
-            recipient=reply.recipient,
-            text=reply.text,
-            received_at=now,
-        )
-        await self._store.add_reply(stored, now - MATCH_WINDOW)
-        log.info("reply received", reply=stored.id, carrier=carrier, sender=masked_number(reply.sender))
+        """Take in one reply; return when it is on disk."""
+        await self._replies(carrier, reply)
 
     async def drain(self) -> None:
         """Return when every receipt that came is on disk, or was refused."""
         await self._receipts.drain()
+
+    async def settle_parked(self) -> int:
+        """Apply receipts that came before their message was known; return how many are parked no more.
+
+        Most sweeps look at young ones only, so that ids which never become known cost next to nothing.
+        """
+        is_full = self._sweeps % SWEEPS_UNTIL_FULL == 0
+        self._sweeps += 1
+        since = self._clock.now() - (PARKED_FOR if is_full else SETTLED_SOON)
+        settled = await self._store.settle_parked(SETTLED_AT_ONCE, since=since)
+        if settled:
+            log.info("parked receipts settled", receipts=settled)
+        return settled
 
     async def look_up_missing(self) -> int:
         """Ask carriers about messages whose receipt is overdue; return how many were told.
 
         Receipts can be lost while this process is down, and a carrier that can be asked need not be waited for.
         """
-        overdue = await self._store.awaiting_receipt(
-            [carrier.name for carrier in self._carriers if carrier.can_look_up],
-            self._clock.now() - timedelta(seconds=LOOK_UP_AFTER_SECONDS),
-            LOOK_UPS_IN_ROUND,
-        )
+        askable = [carrier for carrier in self._carriers if carrier.can_look_up]
+        overdue = [(carrier, message) for carrier in askable for message in await self._overdue(carrier.name)]
         # Several at once: the evidence must be here before its window ends, and the receipts share commits.
         gate = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
-        return sum(await asyncio.gather(*(self._look_up(message, gate) for message in overdue)))
+        return sum(await asyncio.gather(*(self._look_up(carrier, message, gate) for carrier, message in overdue)))
 
-    async def _look_up(self, message: Message, gate: asyncio.Semaphore) -> bool:
-        carrier = self._carriers.named(message.carrier)
-        if carrier is None:
-            return False
+    async def _overdue(self, carrier: str) -> list[Message]:
+        before = self._clock.now() - timedelta(seconds=LOOK_UP_AFTER_SECONDS)
+        in_doubt = await self._next_page(
+            (carrier, "in doubt"),
+            lambda after: self._store.in_doubt(carrier, unchanged_since=before, after=after, limit=LOOK_UPS_IN_ROUND),
+        )
+        sent = await self._next_page(
+            (carrier, "sent"),
+            lambda after: self._store.awaiting_receipt(
+                carrier, sent_before=before, after=after, limit=LOOK_UPS_IN_ROUND
+            ),
+        )
+        return in_doubt + sent
+
+    async def _next_page(
+        self, kind: tuple[str, str], read: Callable[[Message | None], Awaitable[list[Message]]]
+    ) -> list[Message]:
+        # Each round goes on behind the last one, so that messages which a carrier never settles starve no others.
+        page = await read(self._stopped_at.pop(kind, None))
+        if len(page) == LOOK_UPS_IN_ROUND:
+            self._stopped_at[kind] = page[-1]
+        return page
+
+    async def _look_up(self, carrier: Carrier, message: Message, gate: asyncio.Semaphore) -> bool:
         async with gate:
-            receipt = await carrier.look_up(_outbound(message))
+            try:
+                async with asyncio.timeout(LOOK_UP_CALL_SECONDS):
+                    receipt = await carrier.look_up(_outbound(message))
+            except Exception as error:  # noqa: BLE001  # whatever is wrong with one answer, the others are asked for too
+                log.warning("look-up failed", carrier=carrier.name, message=message.id, error=type(error).__name__)
+                return False
         if receipt:
-            await self.receipt(message.carrier, receipt)
+            await self.receipt(carrier.name, receipt)
         return receipt is not None
 
-    async def _apply(self, receipts: Sequence[Receipt]) -> list[bool]:
+    async def _apply(self, receipts: Sequence[Receipt]) -> list[ReceiptResult]:
         return await self._store.apply_receipts(receipts)
+
+
+def _storable(text: str) -> str:
+    # A carrier's own words may hold what PostgreSQL does not take, and a receipt must not fail for that.
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _outbound(message: Message) -> OutboundMessage:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 import structlog
 
 from servicekit.clock import Clock
+from services.delivery.receipt_rules import PARKED_FOR, PARKED_PER_CARRIER
 from services.delivery.store import MessageStore
 
 STEP: Final = 500
@@ -17,25 +18,56 @@ PAUSE_SECONDS: Final = 0.05
 log = structlog.get_logger(__name__)
 
 
-class Housekeeping:
-    """Deletes finished messages after the retention time, and keys that count no more."""
+class ForgetsReplies(Protocol):
+    """The part of the storage of replies that forgetting needs."""
 
-    def __init__(self, *, store: MessageStore, clock: Clock, shards: Sequence[int], retention: timedelta) -> None:
+    async def remove_unmatched(self, before: datetime, limit: int) -> int:
+        """Delete at most `limit` replies that answer no message and came before a time."""
+
+
+class Housekeeping:
+    """Deletes old messages and replies, keys that count no more, and receipts that nothing claims."""
+
+    def __init__(
+        self,
+        *,
+        store: MessageStore,
+        replies: ForgetsReplies,
+        clock: Clock,
+        shards: Sequence[int],
+        retention: timedelta,
+    ) -> None:
         self._store = store
+        self._replies = replies
         self._clock = clock
         self._shards = shards
         self._retention = retention
 
     async def clean(self) -> int:
         """Delete everything that is due to be deleted; return how many messages went."""
+        for shard in self._shards:
+            while await self._store.expire(shard, self._clock.now(), STEP):
+                await self._clock.sleep(PAUSE_SECONDS)
         removed = 0
         before = self._clock.now() - self._retention
         for shard in self._shards:
             while count := await self._store.remove_finished(shard, before, STEP):
                 removed += count
                 await self._clock.sleep(PAUSE_SECONDS)
+        while await self._replies.remove_unmatched(before, STEP):
+            await self._clock.sleep(PAUSE_SECONDS)
         while await self._store.remove_expired_keys(self._clock.now(), STEP):
             await self._clock.sleep(PAUSE_SECONDS)
+        await self._forget_parked()
         if removed:
             log.info("old messages removed", messages=removed)
         return removed
+
+    async def _forget_parked(self) -> None:
+        forgotten = 0
+        before = self._clock.now() - PARKED_FOR
+        while count := await self._store.remove_parked(before, kept=PARKED_PER_CARRIER, limit=STEP):
+            forgotten += count
+            await self._clock.sleep(PAUSE_SECONDS)
+        if forgotten:
+            log.warning("parked receipts removed whose message never became known", receipts=forgotten)

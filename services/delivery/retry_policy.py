@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from services.delivery.carrier_health import LONGEST_PAUSE_SECONDS
 from services.delivery.carriers.base import Capability, Refused, SendResult, Taken, TryLater
-from services.delivery.domain import Failure, FailureReason, OnUnknown, Status
+from services.delivery.domain import FINAL_EVERYWHERE, Failure, FailureReason, OnUnknown, Status
 
 FIRST_DELAY_SECONDS: Final = 2.0
 LONGEST_DELAY_SECONDS: Final = 600.0
@@ -43,18 +44,26 @@ def next_step(
     now: datetime,
     jitter: float,
     evidence_seconds: float = EVIDENCE_SECONDS,
+    others: bool = False,
+    fresh_others: bool = False,
 ) -> NextStep:
     """Decide what follows from a carrier's answer.
 
     `jitter` is a random number in [0, 1); `evidence_seconds` is how long a reconcilable carrier's word is waited for.
+    `others` says that another carrier of the route may take the message, `fresh_others` that one can do so now.
     """
     match result:
         case Taken():
             return Settle(status=Status.SENT)
         case Refused(failure=failure):
+            if others and failure.reason not in FINAL_EVERYWHERE:
+                return Retry(at=now, status=Status.QUEUED, failure=failure)
             return Settle(status=Status.FAILED, failure=failure)
+        case TryLater(failure=failure) if fresh_others:
+            return Retry(at=now, status=Status.QUEUED, failure=failure)
         case TryLater(failure=failure, after_seconds=after_seconds):
-            delay = max(backoff_seconds(attempt_number, jitter), after_seconds or 0.0)
+            asked = min(after_seconds or 0.0, LONGEST_PAUSE_SECONDS)
+            delay = max(backoff_seconds(attempt_number, jitter), asked)
             return Retry(at=now + timedelta(seconds=delay), status=Status.QUEUED, failure=failure)
         case _:
             least = evidence_seconds if capability is Capability.RECONCILABLE else 0.0

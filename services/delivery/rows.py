@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Row
 
 from servicekit.clock import from_milliseconds, to_milliseconds
+from servicekit.sms_text import Encoding
 from services.delivery.domain import (
     REASON_BY_CODE,
     Attempt,
-    Encoding,
     Failure,
     Message,
     NewMessage,
@@ -18,10 +18,12 @@ from services.delivery.domain import (
     Outcome,
     Priority,
     Receipt,
+    RecordedReceipt,
     Reply,
     Status,
     shard_of,
 )
+from services.delivery.receipt_rules import Place
 from services.delivery.store import FinishedAttempt, StartedAttempt
 
 
@@ -51,6 +53,9 @@ def new_message(message: NewMessage) -> dict[str, object]:
         "valid_until_ms": to_milliseconds(message.valid_until),
         "priority": message.priority.value,
         "on_unknown": message.on_unknown.value,
+        "wanted_sender": message.wanted_sender,
+        "tag": message.tag,
+        "despite_opt_out": message.despite_opt_out,
         "sent_at_ms": None,
         "delivered_at_ms": None,
     }
@@ -69,7 +74,44 @@ def new_attempt(attempt: StartedAttempt, started_at_ms: int) -> dict[str, object
         "finished_at_ms": None,
         "detail": "",
         "possible_duplicate": attempt.possible_duplicate,
+        "sender": attempt.sender,
+        "why": attempt.why,
+        "failure_reason": "",
+        "failure_code": "",
+        "carrier_message_id": "",
     }
+
+
+def finished_attempt(attempt: FinishedAttempt) -> dict[str, object]:
+    """Return what an attempt's outcome changes in the ledger."""
+    failure = failure_columns(attempt.failure)
+    return {
+        "at_shard": shard_of(attempt.message_id),
+        "at_id": attempt.message_id,
+        "at_number": attempt.number,
+        "to_outcome": attempt.outcome.value,
+        "to_finished_at_ms": to_milliseconds(attempt.finished_at),
+        "to_detail": attempt.detail,
+        "to_reason": failure["failure_reason"],
+        "to_code": failure["failure_code"],
+        "to_carrier_message_id": attempt.carrier_message_id,
+    }
+
+
+def parts(attempt: FinishedAttempt) -> list[dict[str, object]]:
+    """Return the rows of a message that was taken in parts; none when it was taken as a whole."""
+    return [
+        {
+            "shard": shard_of(attempt.message_id),
+            "message_id": attempt.message_id,
+            "attempt": attempt.number,
+            "part": part,
+            "carrier": attempt.carrier,
+            "carrier_message_id": carrier_message_id,
+            "status": Status.SENT.value,
+        }
+        for part, carrier_message_id in enumerate(attempt.part_ids, 1)
+    ]
 
 
 def finished_message(attempt: FinishedAttempt) -> dict[str, object]:
@@ -88,10 +130,25 @@ def finished_message(attempt: FinishedAttempt) -> dict[str, object]:
     }
 
 
-def new_receipt(receipt: Receipt) -> dict[str, object]:
-    """Return a receipt's row."""
+def new_receipt(receipt: Receipt, place: Place) -> dict[str, object]:
+    """Return the row of a receipt about a message, or a part of it."""
     return {
-        "shard": shard_of(receipt.message_id),
+        "shard": shard_of(place.message_id),
+        "message_id": place.message_id,
+        "attempt": place.attempt,
+        "part": place.part,
+        "status": receipt.status.value,
+        **failure_columns(receipt.failure),
+        "detail": receipt.detail,
+        "received_at_ms": to_milliseconds(receipt.received_at),
+    }
+
+
+def parked_receipt(receipt: Receipt) -> dict[str, object]:
+    """Return the row of a receipt whose message is not known yet."""
+    return {
+        "carrier": receipt.carrier,
+        "carrier_message_id": receipt.carrier_message_id,
         "message_id": receipt.message_id,
         "status": receipt.status.value,
         **failure_columns(receipt.failure),
@@ -100,33 +157,18 @@ def new_receipt(receipt: Receipt) -> dict[str, object]:
     }
 
 
-def message_after_receipt(receipt: Receipt, status: Status) -> dict[str, object]:
+def message_after_receipt(message_id: str, receipt: Receipt, status: Status) -> dict[str, object]:
     """Return what a receipt changes in its message."""
     received_at_ms = to_milliseconds(receipt.received_at)
     failure = failure_columns(receipt.failure)
     return {
-        "at_shard": shard_of(receipt.message_id),
-        "at_id": receipt.message_id,
+        "at_shard": shard_of(message_id),
+        "at_id": message_id,
         "to_status": status.value,
         "to_reason": failure["failure_reason"],
         "to_code": failure["failure_code"],
         "to_updated_at_ms": received_at_ms,
         "to_delivered_at_ms": received_at_ms if status is Status.DELIVERED else None,
-    }
-
-
-def new_reply(reply: Reply, tenant_id: str | None, message_id: str | None) -> dict[str, object]:
-    """Return a reply's row, with the message that it answers and that message's owner."""
-    return {
-        "id": reply.id,
-        "tenant_id": tenant_id,
-        "message_id": message_id,
-        "carrier": reply.carrier,
-        "carrier_reply_id": reply.carrier_reply_id,
-        "sender": reply.sender,
-        "recipient": reply.recipient,
-        "body": reply.text,
-        "received_at_ms": to_milliseconds(reply.received_at),
     }
 
 
@@ -161,6 +203,9 @@ def message(row: Row[Any]) -> Message:
         valid_until=from_milliseconds(row.valid_until_ms),
         priority=Priority(row.priority),
         on_unknown=OnUnknown(row.on_unknown),
+        wanted_sender=row.wanted_sender,
+        tag=row.tag,
+        despite_opt_out=row.despite_opt_out,
         sent_at=None if row.sent_at_ms is None else from_milliseconds(row.sent_at_ms),
         delivered_at=None if row.delivered_at_ms is None else from_milliseconds(row.delivered_at_ms),
     )
@@ -176,13 +221,31 @@ def attempt(row: Row[Any]) -> Attempt:
         finished_at=None if row.finished_at_ms is None else from_milliseconds(row.finished_at_ms),
         detail=row.detail,
         possible_duplicate=row.possible_duplicate,
+        sender=row.sender,
+        why=row.why,
+        failure=_failure(row),
     )
 
 
-def receipt(row: Row[Any]) -> Receipt:
-    """Return the receipt of a row."""
+def parked(row: Row[Any]) -> Receipt:
+    """Return the parked receipt of a row."""
     return Receipt(
         message_id=row.message_id,
+        carrier=row.carrier,
+        carrier_message_id=row.carrier_message_id,
+        status=Status(row.status),
+        failure=_failure(row),
+        detail=row.detail,
+        received_at=from_milliseconds(row.received_at_ms),
+    )
+
+
+def receipt(row: Row[Any], parts: int) -> RecordedReceipt:
+    """Return the receipt of a row, about an attempt that was taken in so many parts."""
+    return RecordedReceipt(
+        attempt=row.attempt,
+        part=row.part,
+        parts=parts,
         status=Status(row.status),
         failure=_failure(row),
         detail=row.detail,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 from collections.abc import Sequence
 from datetime import timedelta
@@ -9,33 +11,73 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+import structlog
 
 from servicekit import clients, migrations
 from servicekit.clock import Clock
 from servicekit.database import Database
+from servicekit.egress import EgressClient
 from servicekit.server import CALL_GRACE_SECONDS
+from services.delivery import webhook_tables as _webhook_tables  # noqa: F401  # a part of the schema
 from services.delivery.accept_messages import AcceptMessages
+from services.delivery.announcements import Announcements, Owner
+from services.delivery.answer_keywords import AnswerKeywords
+from services.delivery.answer_replies import AnswerReplies
 from services.delivery.api_keys import ApiKeys
-from services.delivery.carriers.base import Capability
-from services.delivery.carriers.http import Gateway
+from services.delivery.call_endpoint import EndpointCaller
+from services.delivery.callbacks_servicer import CallbacksServicer
+from services.delivery.carrier_monitor import CarrierMonitor
+from services.delivery.carriers.base import CarrierReply
 from services.delivery.carriers.registry import Carriers
+from services.delivery.carriers_servicer import CarriersServicer
+from services.delivery.deliver_webhooks import DeliverWebhooks
 from services.delivery.dispatch import Dispatcher
+from services.delivery.domain import Message
 from services.delivery.follow_up import FollowUp
 from services.delivery.housekeeping import Housekeeping
+from services.delivery.inbound_servicer import InboundServicer
+from services.delivery.installation import carriers_file
+from services.delivery.opt_outs_servicer import OptOutsServicer
+from services.delivery.optouts import OptOutWords
+from services.delivery.receive_callback import ReceiveCallback
+from services.delivery.receive_reply import ReceiveReply
+from services.delivery.replay_webhooks import ReplayWebhooks
+from services.delivery.send_example import EXAMPLE_LIMITS, EXAMPLE_SENTENCES, SendExample
 from services.delivery.servicer import MessagesServicer, SubmissionServicer
 from services.delivery.settings import DeliverySettings
+from services.delivery.sql_carriers import SqlCarrierStore
+from services.delivery.sql_replies import SqlReplyStore
 from services.delivery.sql_store import SqlMessageStore
+from services.delivery.sql_webhooks import SqlWebhookStore
+from services.delivery.webhook_deliveries_servicer import WebhookDeliveriesServicer
+from services.delivery.webhook_directory import WebhookDirectory
+from services.delivery.webhook_examples_servicer import WebhookExamplesServicer
+from services.delivery.webhook_worker import WebhookWorker
 from services.delivery.worker import Worker
 from textway.delivery.v1 import (
+    callbacks_service_pb2,
+    callbacks_service_pb2_grpc,
+    carriers_service_pb2,
+    carriers_service_pb2_grpc,
+    inbound_service_pb2,
+    inbound_service_pb2_grpc,
     messages_service_pb2,
     messages_service_pb2_grpc,
+    opt_outs_service_pb2,
+    opt_outs_service_pb2_grpc,
     submission_service_pb2,
     submission_service_pb2_grpc,
+    webhook_deliveries_service_pb2,
+    webhook_deliveries_service_pb2_grpc,
+    webhook_examples_service_pb2,
+    webhook_examples_service_pb2_grpc,
 )
 from textway.integrations.v1 import registry_service_pb2_grpc
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "delivery_schema_version"
+
+log = structlog.get_logger(__name__)
 
 
 class DeliveryService:
@@ -45,21 +87,54 @@ class DeliveryService:
     grpc_services: Sequence[str] = (
         messages_service_pb2.DESCRIPTOR.services_by_name["MessagesService"].full_name,
         submission_service_pb2.DESCRIPTOR.services_by_name["SubmissionService"].full_name,
+        callbacks_service_pb2.DESCRIPTOR.services_by_name["CallbacksService"].full_name,
+        carriers_service_pb2.DESCRIPTOR.services_by_name["CarriersService"].full_name,
+        webhook_deliveries_service_pb2.DESCRIPTOR.services_by_name["WebhookDeliveriesService"].full_name,
+        webhook_examples_service_pb2.DESCRIPTOR.services_by_name["WebhookExamplesService"].full_name,
+        inbound_service_pb2.DESCRIPTOR.services_by_name["InboundService"].full_name,
+        opt_outs_service_pb2.DESCRIPTOR.services_by_name["OptOutsService"].full_name,
     )
 
     def __init__(self, settings: DeliverySettings, database: Database, carriers: Carriers, clock: Clock) -> None:
         self.listen = settings.delivery_listen
         self._drain_seconds = max(0.0, settings.drain_seconds - CALL_GRACE_SECONDS)
+        self._callbacks_to = settings.egress_policy(settings.public_url)
         self._database = database
         self._carriers = carriers
         self._clock = clock
+        self._public_url = settings.public_url
+        self._default_reply_window = timedelta(seconds=settings.reply_window_seconds)
         self._integrations = clients.open_channel(settings.integrations_address)
-        self._keys = ApiKeys(registry_service_pb2_grpc.RegistryServiceStub(self._integrations), clock)
-        self._store = SqlMessageStore(database)
-        self._follow_up = FollowUp(store=self._store, carriers=carriers, clock=clock)
+        registry = registry_service_pb2_grpc.RegistryServiceStub(self._integrations)
+        self._keys = ApiKeys(registry, clock)
+        self._directory = WebhookDirectory(registry, clock)
+        self._announcements = Announcements(self._directory)
+        self._store = SqlMessageStore(
+            database,
+            self._announcements.of_status,
+            on_announced=lambda: self._webhook_worker.wake(),  # noqa: PLW0108  # the worker does not exist yet
+        )
+        self._webhooks = SqlWebhookStore(database)
+        self._egress = EgressClient(settings.egress_policy(settings.public_url), clock)
+        # Of its own, so that whoever tries names without a server does not hold up the look-ups of events.
+        self._example_egress = EgressClient(settings.egress_policy(settings.public_url), clock, limits=EXAMPLE_LIMITS)
+        self._replies = SqlReplyStore(
+            database,
+            on_announced=lambda: self._webhook_worker.wake(),  # noqa: PLW0108  # the worker does not exist yet
+        )
+        self._follow_up = FollowUp(
+            store=self._store,
+            carriers=carriers,
+            clock=clock,
+            replies=self._take_reply,
+        )
+        self._monitor = CarrierMonitor(
+            store=SqlCarrierStore(database), carriers=carriers, clock=clock, in_flight=settings.delivery_in_flight
+        )
         self._dispatcher = Dispatcher(
             store=self._store,
             carriers=carriers,
+            monitor=self._monitor,
             clock=clock,
             random=random.random,
             max_in_flight=settings.delivery_in_flight,
@@ -70,9 +145,11 @@ class DeliveryService:
         self._worker = Worker(
             store=self._store,
             dispatcher=self._dispatcher,
+            monitor=self._monitor,
             follow_up=self._follow_up,
             housekeeping=Housekeeping(
                 store=self._store,
+                replies=self._replies,
                 clock=clock,
                 shards=range(settings.delivery_shards),
                 retention=timedelta(days=settings.retention_days),
@@ -87,17 +164,56 @@ class DeliveryService:
             clock=clock,
             shards=settings.delivery_shards,
             validity=timedelta(seconds=settings.message_validity_seconds),
+            queue_of=lambda submission: carriers.route(submission).name,
             on_stored=self._worker.wake,
+        )
+        self._receive_reply = ReceiveReply(
+            store=self._replies,
+            clock=clock,
+            words=OptOutWords(settings.stop_words.split(",")),
+            window_of=self._reply_window,
+            announce=self._announcements.of_reply,
+            answer=AnswerKeywords(
+                accepting=self._accepting,
+                confirmation=settings.opt_out_confirmation,
+                help_text=settings.help_text,
+            ),
+        )
+        self._delivering = DeliverWebhooks(
+            store=self._webhooks,
+            targets=self._directory,
+            endpoints=EndpointCaller(self._egress),
+            disabling=self._directory,
+            answers=AnswerReplies(conversations=self._replies, accepting=self._accepting, clock=clock),
+            clock=clock,
+            random=random.random,
+            max_in_flight=settings.webhooks_in_flight,
+            on_room=lambda: self._webhook_worker.wake(),  # noqa: PLW0108  # the worker does not exist yet
+        )
+        self._examples = SendExample(
+            webhooks=self._directory,
+            endpoints=EndpointCaller(self._example_egress, EXAMPLE_SENTENCES),
+            clock=clock,
+        )
+        self._webhook_worker = WebhookWorker(
+            store=self._webhooks,
+            delivering=self._delivering,
+            clock=clock,
+            random=random.random,
+            retention=timedelta(days=settings.retention_days),
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Register both servicers."""
+        """Register every servicer."""
         messages_service_pb2_grpc.add_MessagesServiceServicer_to_server(
             MessagesServicer(
                 keys=self._keys,
                 accepting=self._accepting,
                 store=self._store,
+                webhooks=self._webhooks,
                 clock=self._clock,
+                carriers=self._carriers,
+                callbacks=self._callbacks_to,
                 on_requeued=self._worker.wake,
             ),
             server,
@@ -105,47 +221,95 @@ class DeliveryService:
         submission_service_pb2_grpc.add_SubmissionServiceServicer_to_server(
             SubmissionServicer(accepting=self._accepting, carriers=self._carriers), server
         )
+        callbacks_service_pb2_grpc.add_CallbacksServiceServicer_to_server(
+            CallbacksServicer(
+                receive=ReceiveCallback(carriers=self._carriers, events=self._follow_up),
+                clock=self._clock,
+                public_url=self._public_url,
+            ),
+            server,
+        )
+        carriers_service_pb2_grpc.add_CarriersServiceServicer_to_server(
+            CarriersServicer(keys=self._keys, carriers=self._monitor), server
+        )
+        webhook_deliveries_service_pb2_grpc.add_WebhookDeliveriesServiceServicer_to_server(
+            WebhookDeliveriesServicer(
+                keys=self._keys,
+                store=self._webhooks,
+                replaying=ReplayWebhooks(store=self._webhooks, clock=self._clock, on_due=self._webhook_worker.wake),
+                clock=self._clock,
+                on_due=self._webhook_worker.wake,
+            ),
+            server,
+        )
+        webhook_examples_service_pb2_grpc.add_WebhookExamplesServiceServicer_to_server(
+            WebhookExamplesServicer(keys=self._keys, sending=self._examples), server
+        )
+        inbound_service_pb2_grpc.add_InboundServiceServicer_to_server(
+            InboundServicer(keys=self._keys, replies=self._replies), server
+        )
+        opt_outs_service_pb2_grpc.add_OptOutsServiceServicer_to_server(
+            OptOutsServicer(keys=self._keys, replies=self._replies), server
+        )
+
+    async def _take_reply(self, carrier: str, reply: CarrierReply) -> None:
+        await self._receive_reply(carrier, reply)
+
+    def _reply_window(self, message: Message) -> timedelta:
+        owner = Owner(message.tenant_id, message.integration_id)
+        return self._announcements.reply_window(owner) or self._default_reply_window
 
     async def start(self) -> None:
         """Begin to send."""
         if self._database.is_exclusive:
             await self._store.release_leases(self._clock.now())
+            await self._webhooks.release_leases(self._clock.now())
+        names = [route.name for route in self._carriers.routes]
+        await self._store.adopt_queues(names, names[-1], self._clock.now())
+        await self._monitor.refresh()
         for carrier in self._carriers:
             await carrier.start(self._follow_up)
         await self._worker.start()
+        await self._webhook_worker.start()
 
     async def stop(self) -> None:
         """Finish what is in flight, then close carriers, channel and database."""
-        await self._worker.stop(self._drain_seconds)
+        await asyncio.gather(self._worker.stop(self._drain_seconds), self._webhook_worker.stop(self._drain_seconds))
         for carrier in self._carriers:
             await carrier.stop()
         await self._accepting.drain()
         await self._follow_up.drain()
+        await self._directory.close()
+        self._egress.close()
+        self._example_egress.close()
         await self._integrations.close()
         await self._database.close()
 
 
 async def build(settings: DeliverySettings, clock: Clock) -> DeliveryService:
-    """Open the database and build the service; raise SettingsError when its schema is not current."""
+    """Build the service; raise SettingsError when its carriers can not be used or its schema is not current."""
+    carriers = configured_carriers(settings, clock)
     database = Database.open(settings.database_url, name="textway-delivery")
     try:
         await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
     except BaseException:
         await database.close()
         raise
-    carriers = Carriers.configured(gateway=_gateway(settings), simulator_sender=settings.simulator_number, clock=clock)
     return DeliveryService(settings, database, carriers, clock)
 
 
-def _gateway(settings: DeliverySettings) -> Gateway | None:
-    if not settings.carrier_url:
-        return None
-    return Gateway(
-        url=settings.carrier_url,
-        sender=settings.carrier_sender,
-        capability=Capability(settings.carrier_capability),
-        token=settings.carrier_token.get_secret_value().strip(),
+def configured_carriers(settings: DeliverySettings, clock: Clock) -> Carriers:
+    """Build the carriers of this installation; raise SettingsError when their file can not be used."""
+    configured = carriers_file.load(
+        settings.carriers,
+        simulator_number=settings.simulator_number,
+        public_url=settings.public_url,
+        environment=os.environ,
+        clock=clock,
     )
+    for warning in configured.warnings:
+        log.warning("carriers file", problem=warning)
+    return Carriers(*configured.carriers, rules=configured.rules, routes=configured.routes)
 
 
 async def migrate(settings: DeliverySettings) -> None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
 from servicekit import calls
 from servicekit.clock import Clock
+from servicekit.egress_urls import EgressPolicy
 from servicekit.errors import ConflictError, IdempotencyMismatchError, NotFoundError
 from servicekit.idempotency import idempotency_key, replay_header
 from servicekit.ids import is_id
+from servicekit.paging import PageRequest
+from servicekit.sms_text import measure
 from services.delivery import convert
 from services.delivery.accept_messages import AcceptMessages
 from services.delivery.api_keys import ApiKeys
 from services.delivery.carriers.registry import Carriers
 from services.delivery.domain import Message
-from services.delivery.sms_text import measure
 from services.delivery.store import CancelResult, MessageStore, ResolveResult
 from services.delivery.timeline import timeline
+from services.delivery.webhook_store import WebhookStore
+from services.delivery.webhooks import WebhookFilter
 from textway.delivery.v1 import (
     message_pb2,
     messages_service_pb2,
@@ -27,6 +31,9 @@ from textway.delivery.v1 import (
     submission_service_pb2,
     submission_service_pb2_grpc,
 )
+
+# The newest; more than a message has unless it is answered by the dozen.
+MAX_TOLD_WEBHOOKS: Final = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -40,9 +47,15 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
         keys: ApiKeys,
         accepting: AcceptMessages,
         store: MessageStore,
+        webhooks: WebhookStore,
         clock: Clock,
+        carriers: Carriers,
+        callbacks: EgressPolicy,
         on_requeued: Callable[[], None],
     ) -> None:
+        self._callbacks = callbacks
+        self._webhooks = webhooks
+        self._carriers = carriers
         self._on_requeued = on_requeued
         self._keys = keys
         self._accepting = accepting
@@ -54,7 +67,7 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
     ) -> messages_service_pb2.SendMessageResponse:
         """Accept one message."""
         tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
-        wanted = convert.wanted_message(tenant_id, request, idempotency_key(context))
+        wanted = convert.wanted_message(tenant_id, request, idempotency_key(context), self._callbacks)
         (accepted,) = await self._accepting.accept([wanted])
         response = convert.send_response(accepted)
         await calls.answer_with(context, 202, **replay_header(replayed=accepted.replayed))
@@ -84,7 +97,9 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
         history = await self._store.history(tenant_id, _message_id(request.id))
         if history is None:
             raise NotFoundError
-        return convert.timeline_response(request.id, timeline(history))
+        about = WebhookFilter(message_id=request.id)
+        webhooks = await self._webhooks.list_deliveries(tenant_id, about, PageRequest(size=MAX_TOLD_WEBHOOKS))
+        return convert.timeline_response(request.id, timeline(history, webhooks))
 
     async def CancelMessage(
         self, request: messages_service_pb2.CancelMessageRequest, context: Context
@@ -111,7 +126,9 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
         tenant_id = await self._keys.tenant_of(calls.bearer_token(context))
         decided, message_id, now = convert.resolution(request.resolution), _message_id(request.id), self._clock.now()
         key = convert.request_key(idempotency_key(context), f"{tenant_id}/{message_id}/resolve", request, now)
-        result = await self._store.resolve(tenant_id, message_id, decided, now, key)
+        result = await self._store.resolve(
+            tenant_id, message_id, decided, now, key, queue_of=lambda message: self._carriers.route(message).name
+        )
         if result is ResolveResult.NOT_FOUND:
             raise NotFoundError
         if result is ResolveResult.MISMATCH:
@@ -150,10 +167,11 @@ class SubmissionServicer(submission_service_pb2_grpc.SubmissionServiceServicer):
         self, request: submission_service_pb2.PreviewMessageRequest, context: Context
     ) -> submission_service_pb2.PreviewMessageResponse:
         """Tell what would become of a message."""
-        size = measure(request.submission.text)
-        carrier = self._carriers.pick(request.submission.to)
+        wanted = convert.submission(request.submission)
+        size = measure(wanted.text)
+        first, *_ = self._carriers.route(wanted).members
         return submission_service_pb2.PreviewMessageResponse(
-            segments=size.segments, encoding=size.encoding, carrier=carrier.name
+            segments=size.segments, encoding=size.encoding, carrier=first
         )
 
 

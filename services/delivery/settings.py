@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
-from servicekit.settings import Address, ProcessSettings
+from servicekit.egress_settings import EgressSettings
+from servicekit.settings import Address, PublicUrl
+from services.delivery.domain import MAX_TEXT_LENGTH
 
 
-class DeliverySettings(ProcessSettings):
+class DeliverySettings(EgressSettings):
     """What Delivery reads from the environment."""
 
     delivery_listen: Address = Field("127.0.0.1:7103", description="Where Delivery listens.")
@@ -24,6 +26,7 @@ class DeliverySettings(ProcessSettings):
         description="Over how many shards new messages are spread; 1 unless the database is distributed.",
     )
     delivery_in_flight: int = Field(256, ge=1, le=10_000, description="How many carrier calls are made at once.")
+    webhooks_in_flight: int = Field(128, ge=1, le=10_000, description="How many webhook calls are made at once.")
     integrations_address: Address = Field("127.0.0.1:7101", description="Where Integrations is reached.")
     message_validity_seconds: int = Field(
         14_400, ge=60, le=259_200, description="How long a message may wait for a carrier before it expires."
@@ -35,23 +38,42 @@ class DeliverySettings(ProcessSettings):
         90.0, ge=1, le=600, description="How long a carrier that can tell what it has is waited for before a resend."
     )
     retention_days: int = Field(30, ge=1, le=3650, description="How long finished messages are kept.")
+    carriers: Path | None = Field(
+        None,
+        description="File of the carriers and routes (docs/guides/routing.md); the simulated carrier alone when unset.",
+    )
+    public_url: PublicUrl = Field(
+        "http://127.0.0.1:8080", description="Address of the gateway as carriers reach it; begins every callback URL."
+    )
     simulator_number: str = Field(
         "+6598765432", pattern=r"^\+[0-9]{5,15}$", description="The number that the simulated carrier sends from."
     )
-    carrier_url: str = Field(
+
+    reply_window_seconds: int = Field(
+        604_800,
+        ge=60,
+        le=2_592_000,
+        description="How long after a message an inbound one from its recipient is taken for an answer, unless its"
+        " integration says otherwise.",
+    )
+    stop_words: str = Field(
+        "", max_length=1000, description="Opt-out words beyond STOP and its like, with commas between them."
+    )
+    opt_out_confirmation: str = Field(
         "",
-        pattern=r"^(https?://\S+)?$",
-        description="Where your own gateway takes messages (docs/guides/own-gateway.md); empty: simulated carrier.",
+        max_length=MAX_TEXT_LENGTH,
+        description="Text that confirms an opt-out, once; empty for none, since most carriers confirm by themselves.",
     )
-    carrier_capability: Literal["idempotent", "reconcilable", "blind"] = Field(
-        "blind", description="What your gateway offers for the case that its answer is lost."
-    )
-    carrier_sender: str = Field(
+    help_text: str = Field(
         "",
-        pattern=r"^(\+[0-9]{5,15}|[A-Za-z0-9 ]{1,11})?$",
-        description="The number or name that your gateway sends from; empty to let it choose.",
+        max_length=MAX_TEXT_LENGTH,
+        description="Text that answers HELP, at most once an hour for each person; empty for none, as above.",
     )
-    carrier_token: SecretStr = Field(SecretStr(""), description="Bearer token for your gateway; empty for none.")
+
+    @field_validator("carriers", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
 
     @property
     def database_url(self) -> str:

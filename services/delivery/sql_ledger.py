@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Row, bindparam, case, func, insert, select
+from sqlalchemy import bindparam, case, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
 from services.delivery import rows
-from services.delivery.domain import Outcome, Status
+from services.delivery.domain import Attempt, Outcome, Status
 from services.delivery.sql_statements import DELETE_DUE, UPDATE_ATTEMPT, UPDATE_DUE, UPDATE_MESSAGE, at, shards_of
-from services.delivery.store import Begin, Decision, DueMessage, FinishedAttempt, Postpone, StartedAttempt
-from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
+from services.delivery.store import Decision, DueMessage, Finish, FinishedAttempt, Postpone, StartedAttempt
+from services.delivery.tables import ATTEMPTS, DUE, MESSAGES, PARTS
 
 # A message with an open attempt is `sending`, unless a receipt came before the outcome: what it said stands.
 _STILL_SENDING: Final = MESSAGES.c.status == Status.SENDING.value
@@ -25,27 +25,30 @@ _FINISH_MESSAGE: Final = UPDATE_MESSAGE.values(
     sent_at_ms=func.coalesce(MESSAGES.c.sent_at_ms, bindparam("to_sent_at_ms")),
     updated_at_ms=bindparam("to_updated_at_ms"),
 )
+_SETTLE_MESSAGE: Final = UPDATE_MESSAGE.values(
+    status=bindparam("to_status"),
+    failure_reason=bindparam("to_reason"),
+    failure_code=bindparam("to_code"),
+    updated_at_ms=bindparam("to_updated_at_ms"),
+)
 
 
 async def due_messages(connection: AsyncConnection, shard: int, ids: list[str]) -> list[DueMessage]:
-    """Return due messages with the last attempt of each, in the order of the ids."""
+    """Return due messages with the attempts of each, in the order of the ids."""
     found = await connection.execute(select(MESSAGES).where(MESSAGES.c.shard == shard, MESSAGES.c.id.in_(ids)))
     messages = {row.id: rows.message(row) for row in found}
     tried = [message.id for message in messages.values() if message.attempts]
-    last: dict[str, Row[Any]] = {}
+    attempts: dict[str, list[Attempt]] = {}
     if tried:
         ledger = await connection.execute(
             select(ATTEMPTS)
             .where(ATTEMPTS.c.shard == shard, ATTEMPTS.c.message_id.in_(tried))
             .order_by(ATTEMPTS.c.number)
         )
-        last = {row.message_id: row for row in ledger}
+        for row in ledger:
+            attempts.setdefault(row.message_id, []).append(rows.attempt(row))
     return [
-        DueMessage(
-            message=messages[message_id],
-            last_attempt=rows.attempt(last[message_id]) if message_id in last else None,
-        )
-        for message_id in ids
+        DueMessage(message=messages[message_id], attempts=tuple(attempts.get(message_id, ()))) for message_id in ids
     ]
 
 
@@ -98,25 +101,35 @@ async def start(
 
 async def settle_without_attempt(
     connection: AsyncConnection, plan: Sequence[tuple[DueMessage, Decision]], now_ms: int
-) -> None:
-    """Finish or postpone the messages for which no attempt is to begin."""
-    for entry, decision in plan:
-        this = at(entry.message.id)
-        if isinstance(decision, Begin):
-            continue
-        if isinstance(decision, Postpone):
-            until_ms = to_milliseconds(decision.until)
-            await connection.execute(
-                UPDATE_DUE.values(rank=None, due_at_ms=until_ms, claimed=False, token=DUE.c.token + 1), [this]
-            )
-            continue
+) -> int:
+    """Finish or postpone the messages for which no attempt is to begin; return how many."""
+    put_off = [
+        {**at(entry.message.id), "to_due_at_ms": to_milliseconds(decision.until)}
+        for entry, decision in plan
+        if isinstance(decision, Postpone)
+    ]
+    finished = [(entry.message.id, decision) for entry, decision in plan if isinstance(decision, Finish)]
+    if put_off:
         await connection.execute(
-            UPDATE_MESSAGE.values(
-                status=decision.status.value, updated_at_ms=now_ms, **rows.failure_columns(decision.failure)
-            ),
-            [this],
+            UPDATE_DUE.values(rank=None, due_at_ms=bindparam("to_due_at_ms"), claimed=False, token=DUE.c.token + 1),
+            put_off,
         )
-        await connection.execute(DELETE_DUE, [this])
+    if finished:
+        await connection.execute(
+            _SETTLE_MESSAGE,
+            [
+                {
+                    **at(message_id),
+                    "to_status": finish.status.value,
+                    "to_reason": finish.failure.reason.code if finish.failure else "",
+                    "to_code": finish.failure.carrier_code if finish.failure else "",
+                    "to_updated_at_ms": now_ms,
+                }
+                for message_id, finish in finished
+            ],
+        )
+        await connection.execute(DELETE_DUE, [at(message_id) for message_id, _ in finished])
+    return len(put_off) + len(finished)
 
 
 async def open_tokens(connection: AsyncConnection, ids: Sequence[str]) -> dict[tuple[str, int], int]:
@@ -141,19 +154,32 @@ async def close(connection: AsyncConnection, attempts: Sequence[FinishedAttempt]
             outcome=bindparam("to_outcome"),
             finished_at_ms=bindparam("to_finished_at_ms"),
             detail=bindparam("to_detail"),
+            failure_reason=bindparam("to_reason"),
+            failure_code=bindparam("to_code"),
+            carrier_message_id=bindparam("to_carrier_message_id"),
         ),
-        [
-            {
-                **at(attempt.message_id),
-                "at_number": attempt.number,
-                "to_outcome": attempt.outcome.value,
-                "to_finished_at_ms": to_milliseconds(attempt.finished_at),
-                "to_detail": attempt.detail,
-            }
-            for attempt in attempts
-        ],
+        [rows.finished_attempt(attempt) for attempt in attempts],
     )
     await connection.execute(_FINISH_MESSAGE, [rows.finished_message(attempt) for attempt in attempts])
+    parts = [part for attempt in attempts for part in rows.parts(attempt)]
+    if parts:
+        await connection.execute(insert(PARTS), parts)
+
+
+async def keep_carrier_ids(connection: AsyncConnection, late: Sequence[FinishedAttempt]) -> None:
+    """Keep the carrier's id of attempts whose outcome came too late to count: its receipts name the message by it."""
+    told = [
+        {**at(attempt.message_id), "at_number": attempt.number, "to_carrier_message_id": attempt.carrier_message_id}
+        for attempt in late
+        if attempt.carrier_message_id
+    ]
+    if told:
+        await connection.execute(
+            UPDATE_ATTEMPT.where(ATTEMPTS.c.carrier_message_id == "").values(
+                carrier_message_id=bindparam("to_carrier_message_id")
+            ),
+            told,
+        )
 
 
 async def leave_or_requeue(connection: AsyncConnection, attempts: Sequence[FinishedAttempt]) -> None:

@@ -1,53 +1,249 @@
-"""Receipts in SQL: stored once, and their messages moved forward."""
+"""Receipts in SQL: found to be about a message or a part of it, stored once, and their messages moved forward."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Select, bindparam, func, literal, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.delivery import rows
-from services.delivery.domain import Receipt, Status, status_after_receipt
-from services.delivery.sql_statements import DELETE_DUE, UPDATE_MESSAGE, at, shards_of
-from services.delivery.tables import MESSAGES
+from servicekit.ids import is_id
+from services.delivery import rows, sql_opt_outs, sql_parked_receipts, sql_queue
+from services.delivery.domain import FailureReason, Outcome, Receipt, Status
+from services.delivery.receipt_rules import Place, Standing, after_receipt
+from services.delivery.sql_opt_outs import Refused
+from services.delivery.sql_statements import DELETE_DUE, UPDATE_MESSAGE, at, insert_ignoring, shards_of
+from services.delivery.store import ReceiptResult
+from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS
+
+_MOVE_MESSAGE: Final = UPDATE_MESSAGE.values(
+    status=bindparam("to_status"),
+    failure_reason=bindparam("to_reason"),
+    failure_code=bindparam("to_code"),
+    updated_at_ms=bindparam("to_updated_at_ms"),
+    sent_at_ms=func.coalesce(MESSAGES.c.sent_at_ms, bindparam("to_updated_at_ms")),
+    delivered_at_ms=func.coalesce(bindparam("to_delivered_at_ms"), MESSAGES.c.delivered_at_ms),
+)
+_MOVE_PART: Final = (
+    update(PARTS)
+    .where(
+        PARTS.c.shard == bindparam("at_shard"),
+        PARTS.c.message_id == bindparam("at_id"),
+        PARTS.c.attempt == bindparam("at_attempt"),
+        PARTS.c.part == bindparam("at_part"),
+    )
+    .values(status=bindparam("to_status"))
+)
+
+# What carriers' own ids stand for, by carrier and id, as far as that is on disk.
+PlacesById = dict[tuple[str, str], list[Place]]
 
 
-async def statuses(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, Status]:
-    """Lock messages; return the statuses of those that exist."""
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of a message that a receipt may be about."""
+
+    status: Status
+    is_long: bool  # so that a carrier may take it in parts
+    outcomes: Mapping[int, Outcome]  # by the attempt's number
+    carriers: Mapping[int, str]
+
+    def attempts_of(self, carrier: str) -> list[int]:
+        """Return the numbers of a carrier's attempts."""
+        return [number for number, each in self.carriers.items() if each == carrier]
+
+    def has_open_attempt_of(self, carrier: str) -> bool:
+        """Tell whether an attempt of a carrier is under way, whose ids there are not known yet."""
+        return any(self.outcomes[number] is Outcome.STARTED for number in self.attempts_of(carrier))
+
+
+class Placed(NamedTuple):
+    """A receipt with what it is about."""
+
+    receipt: Receipt
+    place: Place
+    attempt: int  # the one that it speaks for
+
+
+async def take_in(connection: AsyncConnection, receipts: Sequence[Receipt]) -> tuple[list[ReceiptResult], list[str]]:
+    """Apply receipts or park them; return what came of each, and the ids of the messages that have moved."""
+    by_id = await _places_by_id(connection, [receipt for receipt in receipts if not receipt.message_id])
+    known = await _known_messages(connection, _messages_of(receipts, by_id))
+    # Only now: an attempt that is not open under its message's lock has all its ids on disk.
+    by_id |= await _places_by_id(connection, [receipt for receipt in receipts if receipt.message_id in known])
+    found = [_placed(receipt, by_id, known) for receipt in receipts]
+    unseen = await _record(connection, [each for each in found if isinstance(each, Placed)])
+    fresh: list[Placed] = []
+    results: list[ReceiptResult] = []
+    for each in found:
+        if isinstance(each, ReceiptResult):
+            results.append(each)
+        elif (each.place, each.receipt.status) in unseen:
+            unseen.remove((each.place, each.receipt.status))  # its repeats in this batch say nothing new
+            fresh.append(each)
+            results.append(ReceiptResult.APPLIED)
+        else:
+            results.append(ReceiptResult.REPEATED)
+    moved = await _move(connection, fresh, known)
+    # Last, as `park` wants it.
+    to_park = [receipt for receipt, result in zip(receipts, results, strict=True) if result is ReceiptResult.PARKED]
+    await sql_parked_receipts.park(connection, to_park)
+    # And this behind it, because it locks out every claim.
+    await sql_opt_outs.bind_refused(connection, _opted_out(fresh))
+    return results, moved
+
+
+def _opted_out(told: Iterable[Placed]) -> list[Refused]:
+    return [
+        Refused(place.message_id, attempt, receipt.received_at)
+        for receipt, place, attempt in told
+        if receipt.failure and receipt.failure.reason is FailureReason.OPTED_OUT
+    ]
+
+
+async def _places_by_id(connection: AsyncConnection, receipts: Sequence[Receipt]) -> PlacesById:
+    ids: dict[str, set[str]] = defaultdict(set)
+    for receipt in receipts:
+        if receipt.carrier_message_id:
+            ids[receipt.carrier].add(receipt.carrier_message_id)
+    places: PlacesById = defaultdict(list)
+    if ids:
+        queries = [query for carrier, its_ids in ids.items() for query in _with_ids(carrier, its_ids)]
+        for row in await connection.execute(union_all(*queries)):
+            places[row.carrier, row.carrier_message_id].append(Place(row.message_id, row.attempt, row.part))
+    return places
+
+
+def _with_ids(carrier: str, ids: set[str]) -> tuple[Select[Any], Select[Any]]:
+    attempts = select(
+        ATTEMPTS.c.carrier,
+        ATTEMPTS.c.carrier_message_id,
+        ATTEMPTS.c.message_id,
+        ATTEMPTS.c.number.label("attempt"),
+        literal(0).label("part"),
+    ).where(
+        ATTEMPTS.c.carrier == carrier,
+        ATTEMPTS.c.carrier_message_id.in_(ids),
+        ATTEMPTS.c.carrier_message_id != literal("", literal_execute=True),  # as the partial index has it
+    )
+    parts = select(
+        PARTS.c.carrier, PARTS.c.carrier_message_id, PARTS.c.message_id, PARTS.c.attempt, PARTS.c.part
+    ).where(PARTS.c.carrier == carrier, PARTS.c.carrier_message_id.in_(ids))
+    return attempts, parts
+
+
+def _messages_of(receipts: Iterable[Receipt], by_id: PlacesById) -> list[str]:
+    ours = {receipt.message_id for receipt in receipts if is_id(receipt.message_id, "msg")}
+    return sorted(ours | {place.message_id for places in by_id.values() for place in places})
+
+
+async def _known_messages(connection: AsyncConnection, message_ids: Sequence[str]) -> dict[str, Known]:
+    """Lock messages; return what is known of those that exist.
+
+    Meanwhile no attempt of theirs begins, and one that ends waits for the message to write its outcome there.
+    """
+    if not message_ids:
+        return {}
+    await sql_queue.lock(connection, message_ids)
+    shards = shards_of(message_ids)
     found = await connection.execute(
-        select(MESSAGES.c.id, MESSAGES.c.status)
-        .where(MESSAGES.c.shard.in_(shards_of(ids)), MESSAGES.c.id.in_(ids))
+        select(MESSAGES.c.id, MESSAGES.c.status, MESSAGES.c.segments)
+        .where(MESSAGES.c.shard.in_(shards), MESSAGES.c.id.in_(message_ids))
         .order_by(MESSAGES.c.id)
         .with_for_update()
     )
-    return {row.id: Status(row.status) for row in found}
-
-
-async def move(connection: AsyncConnection, receipts: Sequence[Receipt], current: dict[str, Status]) -> None:
-    """Move messages forward as receipts say, in the order in which they came."""
-    moved: list[dict[str, object]] = []
-    ended: list[dict[str, object]] = []
-    for receipt in receipts:
-        before = current[receipt.message_id]
-        after = status_after_receipt(before, receipt.status)
-        if after is before:
-            continue
-        current[receipt.message_id] = after
-        moved.append(rows.message_after_receipt(receipt, after))
-        # Also `sent`: the carrier has it, so whatever was still to be done must not send it again.
-        ended.append(at(receipt.message_id))
-    if moved:
-        await connection.execute(
-            UPDATE_MESSAGE.values(
-                status=bindparam("to_status"),
-                failure_reason=bindparam("to_reason"),
-                failure_code=bindparam("to_code"),
-                updated_at_ms=bindparam("to_updated_at_ms"),
-                sent_at_ms=func.coalesce(MESSAGES.c.sent_at_ms, bindparam("to_updated_at_ms")),
-                delivered_at_ms=func.coalesce(bindparam("to_delivered_at_ms"), MESSAGES.c.delivered_at_ms),
-            ),
-            moved,
+    messages = found.all()
+    outcomes: dict[str, dict[int, Outcome]] = defaultdict(dict)
+    carriers: dict[str, dict[int, str]] = defaultdict(dict)
+    for row in await connection.execute(
+        select(ATTEMPTS.c.message_id, ATTEMPTS.c.number, ATTEMPTS.c.carrier, ATTEMPTS.c.outcome).where(
+            ATTEMPTS.c.shard.in_(shards), ATTEMPTS.c.message_id.in_(message_ids)
         )
-    if ended:
-        await connection.execute(DELETE_DUE, ended)
+    ):
+        outcomes[row.message_id][row.number] = Outcome(row.outcome)
+        carriers[row.message_id][row.number] = row.carrier
+    return {
+        row.id: Known(
+            status=Status(row.status),
+            is_long=row.segments > 1,
+            outcomes=outcomes[row.id],
+            carriers=carriers[row.id],
+        )
+        for row in messages
+    }
+
+
+def _placed(receipt: Receipt, by_id: PlacesById, known: Mapping[str, Known]) -> Placed | ReceiptResult:
+    with_its_id = [
+        place
+        for place in by_id.get((receipt.carrier, receipt.carrier_message_id), ())
+        if place.message_id in known and receipt.message_id in ("", place.message_id)
+    ]
+    if with_its_id:
+        # Carriers use an id again, in the course of time or for the same message: the newest is meant.
+        place = max(with_its_id)
+        return Placed(receipt, place, place.attempt)
+    if not receipt.message_id:
+        return ReceiptResult.PARKED if receipt.carrier_message_id else ReceiptResult.UNKNOWN
+    message = known.get(receipt.message_id)
+    attempts = message.attempts_of(receipt.carrier) if message else []
+    if message is None or not attempts:
+        return ReceiptResult.UNKNOWN
+    if receipt.carrier_message_id and message.is_long and message.has_open_attempt_of(receipt.carrier):
+        return ReceiptResult.PARKED
+    # Of several attempts the newest is meant; the first names the row, so that a repeat finds it after a further one.
+    return Placed(receipt, Place(receipt.message_id, min(attempts), 0), max(attempts))
+
+
+async def _record(connection: AsyncConnection, told: Sequence[Placed]) -> set[tuple[Place, Status]]:
+    if not told:
+        return set()
+    recorded = await connection.execute(
+        insert_ignoring(connection, RECEIPTS).returning(
+            RECEIPTS.c.message_id, RECEIPTS.c.attempt, RECEIPTS.c.part, RECEIPTS.c.status
+        ),
+        [rows.new_receipt(each.receipt, each.place) for each in told],
+    )
+    return {(Place(row.message_id, row.attempt, row.part), Status(row.status)) for row in recorded}
+
+
+async def _move(connection: AsyncConnection, told: Sequence[Placed], known: Mapping[str, Known]) -> list[str]:
+    in_parts = await _parts(connection, {each.place.message_id for each in told if each.place.part})
+    standings = {
+        message_id: Standing(status=message.status, attempts=message.outcomes, parts=in_parts[message_id])
+        for message_id, message in known.items()
+    }
+    parts: list[dict[str, object]] = []
+    messages: list[dict[str, object]] = []
+    for receipt, place, attempt in told:
+        message_id = place.message_id
+        before = standings[message_id]
+        after = after_receipt(before, attempt=attempt, part=place.part, told=receipt.status)
+        standings[message_id] = after
+        if after.parts != before.parts:
+            status = after.parts[attempt, place.part]
+            parts.append({**at(message_id), "at_attempt": attempt, "at_part": place.part, "to_status": status.value})
+        if after.status is not before.status:
+            messages.append(rows.message_after_receipt(message_id, receipt, after.status))
+    if parts:
+        await connection.execute(_MOVE_PART, parts)
+    if messages:
+        await connection.execute(_MOVE_MESSAGE, messages)
+        # Also `sent`: the carrier has it, so whatever was still to be done must not send it again.
+        await connection.execute(DELETE_DUE, [at(str(row["at_id"])) for row in messages])
+    return [str(row["at_id"]) for row in messages]
+
+
+async def _parts(connection: AsyncConnection, message_ids: set[str]) -> dict[str, dict[tuple[int, int], Status]]:
+    parts: dict[str, dict[tuple[int, int], Status]] = defaultdict(dict)
+    if message_ids:
+        for row in await connection.execute(
+            select(PARTS.c.message_id, PARTS.c.attempt, PARTS.c.part, PARTS.c.status).where(
+                PARTS.c.shard.in_(shards_of(message_ids)), PARTS.c.message_id.in_(message_ids)
+            )
+        ):
+            parts[row.message_id][row.attempt, row.part] = Status(row.status)
+    return parts

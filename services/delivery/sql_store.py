@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from servicekit.clock import from_milliseconds, to_milliseconds
+from servicekit.clock import from_microseconds, from_milliseconds, to_milliseconds
 from servicekit.database import Database
 from servicekit.ids import new_id
 from servicekit.paging import PageRequest
-from services.delivery import rows, sql_keys, sql_ledger, sql_queue, sql_receipts
+from services.delivery import (
+    rows,
+    sql_carriers,
+    sql_keys,
+    sql_ledger,
+    sql_opt_outs,
+    sql_overdue,
+    sql_parked_receipts,
+    sql_queue,
+    sql_receipts,
+    sql_senders,
+    sql_webhook_queue,
+)
 from services.delivery.domain import (
     TERMINAL,
     Accepted,
+    Failure,
+    FailureReason,
     History,
     IdempotencyKey,
     Message,
@@ -24,31 +40,54 @@ from services.delivery.domain import (
     NewMessage,
     OnUnknown,
     Receipt,
-    Reply,
     Resolution,
     Status,
     shard_of,
 )
-from services.delivery.fair_order import Lane, lane_of
+from services.delivery.fair_order import lane_of
+from services.delivery.pacing import Limits, Slots, Wish, find_slots, lines_of
 from services.delivery.sql_keys import Repeat
-from services.delivery.sql_statements import DELETE_DUE, UPDATE_DUE, UPDATE_MESSAGE, at, insert_ignoring, shards_of
+from services.delivery.sql_opt_outs import Refused
+from services.delivery.sql_queue import Entry
+from services.delivery.sql_senders import Sender
+from services.delivery.sql_statements import DELETE_DUE, UPDATE_DUE, UPDATE_MESSAGE, at, shards_of
 from services.delivery.store import (
     Begin,
     CancelResult,
+    Claimed,
     Decision,
     DueMessage,
+    Finish,
     FinishedAttempt,
+    Leave,
+    Postpone,
+    ReceiptResult,
     ResolveResult,
+    Share,
     StartedAttempt,
 )
-from services.delivery.tables import ATTEMPTS, DUE, MESSAGES, RECEIPTS, REPLIES
+from services.delivery.tables import ATTEMPTS, DUE, MESSAGES, PARTS, RECEIPTS, REPLIES
+from services.delivery.webhooks import WebhookDelivery
+
+Announce = Callable[[Message], Sequence[WebhookDelivery]]
+# A commit takes this long, or the delivery is found by the next poll.
+ANNOUNCED_SECONDS: Final = 0.02
 
 
 class SqlMessageStore:
     """Keeps the guarantees of `store.MessageStore` on a `Database`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        announce: Announce = lambda _message: (),
+        on_announced: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take whoever knows which webhooks want to hear of a message's status, and whoever brings that to them."""
         self._database = database
+        self._announce = announce
+        self._senders: frozenset[Sender] = frozenset()  # those that this process knows to be on disk
+        self._on_announced = on_announced
 
     async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
         """Claim keys, then insert messages and due rows, in one transaction."""
@@ -72,35 +111,56 @@ class SqlMessageStore:
         shard: int,
         now: datetime,
         lease_until: datetime,
-        limit: int,
+        shares: Sequence[Share],
         decide: Callable[[DueMessage], Decision],
-    ) -> list[StartedAttempt]:
-        """Lock due rows, decide, and write the ledger, in one transaction."""
+        limits: Mapping[str, Limits],
+    ) -> Claimed:
+        """Lock due rows, decide, find slots, and write the ledger, in one transaction."""
         now_ms = to_milliseconds(now)
         async with self._database.write() as connection:
             await sql_queue.promote(connection, shard, now_ms)
-            taken = await sql_queue.take(connection, shard, limit)
-            tokens = {message_id: token + 1 for message_id, token in taken.items()}
+            tokens: dict[str, int] = {}
+            for share in shares:
+                tokens |= await sql_queue.take(connection, shard, share.route, share.limit)
             if not tokens:
-                return []
+                return Claimed(started=())
             due = await sql_ledger.due_messages(connection, shard, list(tokens))
-            await sql_ledger.close_lost(connection, due, now_ms)
-            plan = [(entry, decide(entry)) for entry in due]
+            plan = await sql_opt_outs.suppress(connection, [(entry, decide(entry)) for entry in due])
+            slots = await _find_slots(connection, plan, limits, now_ms)
+            plan = [(entry, _decided(entry, decision, slots)) for entry, decision in plan]
+            await sql_ledger.close_lost(connection, [entry for entry, it in plan if not isinstance(it, Leave)], now_ms)
             started = [
                 StartedAttempt(
                     message=entry.message,
                     number=entry.message.attempts + 1,
                     carrier=decision.carrier,
                     sender=decision.sender,
-                    token=tokens[entry.message.id],
+                    token=tokens[entry.message.id] + 1,
                     possible_duplicate=decision.possible_duplicate,
+                    why=decision.why,
+                    not_before=from_microseconds(slots.go_at_us[entry.message.id]),
+                    others=decision.others,
+                    fresh_others=decision.fresh_others,
                 )
                 for entry, decision in plan
                 if isinstance(decision, Begin)
             ]
             await sql_ledger.start(connection, started, now_ms, to_milliseconds(lease_until))
-            await sql_ledger.settle_without_attempt(connection, plan, now_ms)
-            return started
+            settled = await sql_ledger.settle_without_attempt(connection, plan, now_ms)
+            await self._tell(connection, _ended(plan, now))
+            senders = await sql_senders.keep(connection, started, known=self._senders)
+        self._senders = senders
+        return Claimed(
+            started=tuple(started),
+            settled=settled,
+            full_until={name: from_microseconds(until) for name, until in slots.full_until_us.items()},
+        )
+
+    async def _tell(self, connection: AsyncConnection, messages: Sequence[Message]) -> None:
+        deliveries = [delivery for message in messages for delivery in self._announce(message)]
+        if deliveries:
+            await sql_webhook_queue.enter(connection, deliveries)
+            asyncio.get_running_loop().call_later(ANNOUNCED_SECONDS, self._on_announced)
 
     async def renew(self, attempts: Sequence[StartedAttempt], lease_until: datetime) -> set[str]:
         """Move the end of the leases that still carry the caller's token."""
@@ -125,6 +185,11 @@ class SqlMessageStore:
             if mine:
                 await sql_ledger.close(connection, mine)
                 await sql_ledger.leave_or_requeue(connection, mine)
+                await self._tell(connection, [after for each in mine if (after := each.message_after)])
+            late = [attempt for attempt, is_mine in zip(attempts, verdicts, strict=True) if not is_mine]
+            await sql_ledger.keep_carrier_ids(connection, late)
+            # Last, because it locks out every claim. It is the carrier's word, however late the outcome came.
+            await sql_opt_outs.bind_refused(connection, _opted_out(attempts))
             return verdicts
 
     async def release_leases(self, now: datetime) -> int:
@@ -135,72 +200,81 @@ class SqlMessageStore:
             )
             return released.rowcount
 
-    async def next_due(self, shard: int) -> datetime | None:
-        """Read the heads of the two due indexes."""
+    async def next_due(self, shard: int, routes: Sequence[str]) -> datetime | None:
+        """Read the heads of the two kinds of due indexes."""
         async with self._database.read() as connection:
-            head = await sql_queue.next_due_ms(connection, shard)
+            head = await sql_queue.next_due_ms(connection, shard, routes)
         return None if head is None else from_milliseconds(head)
 
-    async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[bool]:
-        """Insert the receipts that are new and move their messages forward."""
+    async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime) -> int:
+        """Rename the queues, and let the messages find their ranks anew."""
         async with self._database.write() as connection:
-            await sql_queue.lock(connection, [receipt.message_id for receipt in receipts])
-            current = await sql_receipts.statuses(connection, [receipt.message_id for receipt in receipts])
-            known = [receipt for receipt in receipts if receipt.message_id in current]
-            if known:
-                await connection.execute(
-                    insert_ignoring(connection, RECEIPTS), [rows.new_receipt(receipt) for receipt in known]
+            return await sql_queue.adopt(connection, routes, into, to_milliseconds(now))
+
+    async def expire(self, shard: int, now: datetime, limit: int) -> int:
+        """Walk the primary key of the due-queue, whose ids sort by time, as far as messages have expired."""
+        now_ms = to_milliseconds(now)
+        async with self._database.write() as connection:
+            oldest = (
+                select(DUE.c.message_id)
+                .where(DUE.c.shard == shard, DUE.c.claimed.is_(False))
+                .order_by(DUE.c.message_id)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            ids = (await connection.scalars(oldest)).all()
+            expired = await connection.execute(
+                select(MESSAGES).where(
+                    MESSAGES.c.shard == shard,
+                    MESSAGES.c.id.in_(ids),
+                    MESSAGES.c.status == Status.QUEUED.value,
+                    MESSAGES.c.valid_until_ms <= now_ms,
                 )
-                await sql_receipts.move(connection, known, current)
-            return [receipt.message_id in current for receipt in receipts]
+            )
+            plan = [(DueMessage(message=message), _expiry(message)) for message in map(rows.message, expired)]
+            await self._tell(connection, _ended(plan, now))
+            return await sql_ledger.settle_without_attempt(connection, plan, now_ms)
 
-    async def awaiting_receipt(self, carriers: Sequence[str], sent_before: datetime, limit: int) -> list[Message]:
-        """Read the waiting part of the due-queue and the partial index over sent messages."""
-        before_ms = to_milliseconds(sent_before)
-        in_doubt = (
-            select(MESSAGES)
-            .join(DUE, and_(DUE.c.shard == MESSAGES.c.shard, DUE.c.message_id == MESSAGES.c.id))
-            .where(
-                DUE.c.rank.is_(None),
-                DUE.c.claimed.is_(False),
-                MESSAGES.c.status == Status.SENDING.value,
-                MESSAGES.c.carrier.in_(carriers),
-                MESSAGES.c.updated_at_ms < before_ms,
-            )
-            .order_by(DUE.c.due_at_ms)
-            .limit(limit)
-        )
-        sent = (
-            select(MESSAGES)
-            .where(
-                MESSAGES.c.status == Status.SENT.value,
-                MESSAGES.c.carrier.in_(carriers),
-                MESSAGES.c.sent_at_ms < before_ms,
-            )
-            .order_by(MESSAGES.c.sent_at_ms)
-            .limit(limit)
-        )
-        async with self._database.read() as connection:
-            found = [rows.message(row) for wanted in (in_doubt, sent) for row in await connection.execute(wanted)]
-        return found[:limit]
-
-    async def add_reply(self, reply: Reply, matched_since: datetime) -> None:
-        """Find the message that it answers and insert it, unless it is there."""
-        newest = (
-            select(MESSAGES.c.tenant_id, MESSAGES.c.id)
-            .where(
-                MESSAGES.c.recipient == reply.sender,
-                MESSAGES.c.sender == reply.recipient,
-                MESSAGES.c.created_at_ms >= to_milliseconds(matched_since),
-            )
-            .order_by(MESSAGES.c.created_at_ms.desc(), MESSAGES.c.id.desc())
-            .limit(1)
-        )
+    async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[ReceiptResult]:
+        """Find what they are about, then record those that are new and move their messages forward."""
         async with self._database.write() as connection:
-            tenant_id, message_id = (await connection.execute(newest)).first() or (None, None)
-            await connection.execute(
-                insert_ignoring(connection, REPLIES), [rows.new_reply(reply, tenant_id, message_id)]
-            )
+            results, moved = await sql_receipts.take_in(connection, receipts)
+            await self._tell(connection, await _messages(connection, moved))
+            return results
+
+    async def settle_parked(self, limit: int, *, since: datetime) -> int:
+        """Read what may be applied, and apply it like any other receipt."""
+        async with self._database.read() as connection:
+            parked = await sql_parked_receipts.due(connection, to_milliseconds(since), limit)
+        if not parked:
+            return 0
+        async with self._database.write() as connection:
+            results, moved = await sql_receipts.take_in(connection, parked)
+            await self._tell(connection, await _messages(connection, moved))
+            settled = [each for each, result in zip(parked, results, strict=True) if result is not ReceiptResult.PARKED]
+            await sql_parked_receipts.remove(connection, settled)
+            return len(settled)
+
+    async def remove_parked(self, before: datetime, *, kept: int, limit: int) -> int:
+        """Rank each carrier's by time."""
+        async with self._database.write() as connection:
+            return await sql_parked_receipts.remove_surplus(connection, to_milliseconds(before), kept, limit)
+
+    async def in_doubt(
+        self, carrier: str, *, unchanged_since: datetime, after: Message | None, limit: int
+    ) -> list[Message]:
+        """Read one page."""
+        async with self._database.read() as connection:
+            before_ms = to_milliseconds(unchanged_since)
+            return await sql_overdue.in_doubt(connection, carrier, before_ms, after, limit)
+
+    async def awaiting_receipt(
+        self, carrier: str, *, sent_before: datetime, after: Message | None, limit: int
+    ) -> list[Message]:
+        """Read one page."""
+        async with self._database.read() as connection:
+            before_ms = to_milliseconds(sent_before)
+            return await sql_overdue.awaiting_receipt(connection, carrier, before_ms, after, limit)
 
     async def get(self, tenant_id: str, message_id: str) -> Message | None:
         """Read one row by its whole key and its owner."""
@@ -220,13 +294,21 @@ class SqlMessageStore:
                 .order_by(ATTEMPTS.c.number)
             )
             receipts = await connection.execute(
-                select(RECEIPTS).where(RECEIPTS.c.shard == shard, RECEIPTS.c.message_id == message_id)
+                select(RECEIPTS)
+                .where(RECEIPTS.c.shard == shard, RECEIPTS.c.message_id == message_id)
+                .order_by(RECEIPTS.c.received_at_ms, RECEIPTS.c.attempt, RECEIPTS.c.part)
             )
+            counted = await connection.execute(
+                select(PARTS.c.attempt, func.count().label("parts"))
+                .where(PARTS.c.shard == shard, PARTS.c.message_id == message_id)
+                .group_by(PARTS.c.attempt)
+            )
+            parts = {row.attempt: row.parts for row in counted}
             replies = await connection.execute(select(REPLIES).where(REPLIES.c.message_id == message_id))
             return History(
                 message=message,
                 attempts=tuple(rows.attempt(row) for row in attempts),
-                receipts=tuple(rows.receipt(row) for row in receipts),
+                receipts=tuple(rows.receipt(row, parts.get(row.attempt, 0)) for row in receipts),
                 replies=tuple(rows.reply(row) for row in replies),
             )
 
@@ -252,6 +334,8 @@ class SqlMessageStore:
         resolution: Resolution,
         now: datetime,
         idempotency: IdempotencyKey | None = None,
+        *,
+        queue_of: Callable[[Message], str],
     ) -> ResolveResult:
         """Settle or requeue under the message's lock."""
         now_ms = to_milliseconds(now)
@@ -271,8 +355,9 @@ class SqlMessageStore:
                 # The operator has decided: from now on this one message is to be sent, whatever the policy was.
                 changes |= {"on_unknown": OnUnknown.RESEND.value}
                 lane = lane_of(message.integration_id or message.tenant_id, message.priority)
-                await sql_queue.enter(connection, [(message_id, lane, now_ms)])
+                await sql_queue.enter(connection, [Entry(message_id, queue_of(message), lane, now_ms)])
             await connection.execute(UPDATE_MESSAGE.values(**changes), [at(message_id)])
+            await self._tell(connection, await _messages(connection, [message_id]))
             if idempotency:
                 await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
             return ResolveResult.RESOLVED
@@ -290,7 +375,7 @@ class SqlMessageStore:
             )
             ids = found.all()
             if ids:
-                for table in (ATTEMPTS, RECEIPTS):
+                for table in (ATTEMPTS, PARTS, RECEIPTS):
                     await connection.execute(delete(table).where(table.c.shard == shard, table.c.message_id.in_(ids)))
                 await connection.execute(delete(REPLIES).where(REPLIES.c.message_id.in_(ids)))
                 await connection.execute(delete(MESSAGES).where(MESSAGES.c.shard == shard, MESSAGES.c.id.in_(ids)))
@@ -338,9 +423,53 @@ def _is_stored(message: NewMessage, repeat: Repeat | None) -> bool:
     return not repeat.replayed and message.dedupe is not None and not message.dedupe.suppresses
 
 
-def _queue_entry(message: NewMessage) -> tuple[str, Lane, int]:
+def _queue_entry(message: NewMessage) -> Entry:
     lane = lane_of(message.integration_id or message.tenant_id, message.priority)
-    return message.id, lane, to_milliseconds(message.created_at)
+    return Entry(message.id, message.route, lane, to_milliseconds(message.created_at))
+
+
+def _ended(plan: Sequence[tuple[DueMessage, Decision]], now: datetime) -> list[Message]:
+    return [
+        replace(entry.message, status=decision.status, failure=decision.failure, updated_at=now)
+        for entry, decision in plan
+        if isinstance(decision, Finish)
+    ]
+
+
+def _opted_out(attempts: Sequence[FinishedAttempt]) -> list[Refused]:
+    return [
+        Refused(attempt.message_id, attempt.number, attempt.finished_at)
+        for attempt in attempts
+        if attempt.failure and attempt.failure.reason is FailureReason.OPTED_OUT
+    ]
+
+
+def _expiry(message: Message) -> Finish:
+    return Finish(status=Status.EXPIRED, failure=message.failure or Failure(reason=FailureReason.EXPIRED))
+
+
+async def _find_slots(
+    connection: AsyncConnection, plan: Sequence[tuple[DueMessage, Decision]], limits: Mapping[str, Limits], now_ms: int
+) -> Slots:
+    wishes = [
+        Wish(entry.message.id, decision.carrier, decision.sender, entry.message.segments)
+        for entry, decision in plan
+        if isinstance(decision, Begin)
+    ]
+    lines = lines_of(wishes, limits)
+    before = await sql_carriers.lock_lines(connection, sorted(lines)) if lines else {}
+    slots = find_slots(wishes, limits, before, now_ms * 1000)
+    await sql_carriers.move_lines(connection, before, list(slots.lines.items()))
+    return slots
+
+
+def _decided(entry: DueMessage, decision: Decision, slots: Slots) -> Decision:
+    message_id = entry.message.id
+    if not isinstance(decision, Begin) or message_id in slots.go_at_us:
+        return decision
+    if message_id in slots.put_off_until_us:
+        return Postpone(until=from_microseconds(slots.put_off_until_us[message_id]))
+    return Leave()
 
 
 async def _first_messages(connection: AsyncConnection, known: Mapping[str, Repeat]) -> dict[str, Message]:
@@ -375,6 +504,15 @@ def _answer(message: NewMessage, repeat: Repeat | None, firsts: Mapping[str, Mes
         duplicate=repeat.duplicate,
         mismatch=repeat.mismatch,
     )
+
+
+async def _messages(connection: AsyncConnection, message_ids: Sequence[str]) -> list[Message]:
+    if not message_ids:
+        return []
+    found = await connection.execute(
+        select(MESSAGES).where(MESSAGES.c.shard.in_(shards_of(message_ids)), MESSAGES.c.id.in_(message_ids))
+    )
+    return [rows.message(row) for row in found]
 
 
 async def _message(

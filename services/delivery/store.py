@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Protocol
 
 from servicekit.paging import PageRequest
@@ -20,33 +20,42 @@ from services.delivery.domain import (
     NewMessage,
     Outcome,
     Receipt,
-    Reply,
     Resolution,
     Status,
 )
+from services.delivery.pacing import Limits, Wish
 
 
 @dataclass(frozen=True, kw_only=True)
 class DueMessage:
-    """A message whose time has come, and its last attempt (None before the first).
+    """A message whose time has come, and its attempts so far, oldest first.
 
     A last attempt that is still `started` belongs to a process that lost its lease: its outcome is unknown.
     """
 
     message: Message
-    last_attempt: Attempt | None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def last_attempt(self) -> Attempt | None:
+        """The newest attempt; None before the first."""
+        return self.attempts[-1] if self.attempts else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Begin:
     """Start an attempt with this carrier and sender.
 
-    `possible_duplicate` says that the last attempt may have reached the handset too; both are then marked so.
+    `why` says in a few words why this carrier. `possible_duplicate` says that the last attempt may have reached the
+    handset too; both are then marked so.
     """
 
     carrier: str
     sender: str
+    why: str = ""
     possible_duplicate: bool = False
+    others: bool = False  # another carrier of the route may take it, should this one refuse
+    fresh_others: bool = False  # one that can take messages now, and has not failed since the last round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +68,25 @@ class Finish:
 
 @dataclass(frozen=True, kw_only=True)
 class Postpone:
-    """Start nothing now: the last attempt's outcome is unknown, so look again at this time."""
+    """Start nothing now: look again at this time."""
 
     until: datetime
 
 
-Decision = Begin | Finish | Postpone
+@dataclass(frozen=True, kw_only=True)
+class Leave:
+    """Start nothing now, and change nothing: the message keeps its turn."""
+
+
+Decision = Begin | Finish | Postpone | Leave
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """How many messages to take at most from one route's queue."""
+
+    route: str
+    limit: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +99,19 @@ class StartedAttempt:
     sender: str
     token: int  # fences: whoever claims the message after a lost lease gets a higher one
     possible_duplicate: bool
+    why: str = ""
+    not_before: datetime | None = None  # when its slot comes; None for at once
+    others: bool = False  # as `Begin` has them
+    fresh_others: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """What a claim brought: attempts to make, and carriers that have no free slot before a time."""
+
+    started: tuple[StartedAttempt, ...]
+    settled: int = 0  # messages that ended or were put off without an attempt
+    full_until: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +120,7 @@ class FinishedAttempt:
 
     message_id: str
     number: int
+    carrier: str
     token: int
     outcome: Outcome
     detail: str
@@ -93,6 +129,24 @@ class FinishedAttempt:
     failure: Failure | None
     retry_at: datetime | None  # None when nothing more is to be sent
     finished_at: datetime
+    part_ids: tuple[str, ...] = ()  # the carrier's id of each part, when it took the message as several
+    message: Message | None = None  # as it was when the attempt began, for whoever wants to hear of its end
+
+    @property
+    def message_after(self) -> Message | None:
+        """The message as the attempt leaves it, unless a receipt has said otherwise meanwhile."""
+        if self.message is None:
+            return None
+        return replace(
+            self.message,
+            status=self.status,
+            carrier=self.carrier,
+            carrier_message_id=self.carrier_message_id,
+            attempts=self.number,
+            failure=self.failure,
+            updated_at=self.finished_at,
+            sent_at=self.finished_at if self.outcome is Outcome.TAKEN else self.message.sent_at,
+        )
 
 
 class CancelResult(Enum):
@@ -115,11 +169,21 @@ class ResolveResult(Enum):
     MISMATCH = "mismatch"  # the idempotency key came with another request before
 
 
+class ReceiptResult(Enum):
+    """What came of a receipt."""
+
+    APPLIED = "applied"  # recorded with its message, which it moved as far as it says anything new
+    REPEATED = "repeated"  # it was recorded before
+    PARKED = "parked"  # what it is about is not known, or not yet
+    UNKNOWN = "unknown"  # it names a message that does not exist, or that its carrier never had
+
+
 class MessageStore(Protocol):
     """Messages, the due-queue, the ledger of attempts, receipts and replies.
 
     Every method that changes something is one transaction and returns only when it is on disk. All raise
-    UnavailableError when the database can not be had; nothing has changed then.
+    UnavailableError when the database can not be had; nothing has changed then. A message that reaches a status which
+    somebody wants to hear of leaves the webhook deliveries of that in the same transaction.
     """
 
     async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
@@ -137,16 +201,22 @@ class MessageStore(Protocol):
         shard: int,
         now: datetime,
         lease_until: datetime,
-        limit: int,
+        shares: Sequence[Share],
         decide: Callable[[DueMessage], Decision],
-    ) -> list[StartedAttempt]:
-        """Take at most `limit` due messages of one shard, fairly, and begin attempts as `decide` says.
+        limits: Mapping[str, Limits],
+    ) -> Claimed:
+        """Take due messages of one shard from the queues of some routes, fairly, and begin attempts as `decide` says.
 
-        Integrations take turns, each in the order of its messages, and priorities in proportion (`fair_order`).
+        Within a route integrations take turns, each in the order of its messages, and priorities in proportion
+        (`fair_order`). What begins keeps to the carriers' limits, all processes together: each attempt has the time of
+        its slot, at most `pacing.HORIZON_US` ahead. A message for which the carrier has no slot by then stays where it
+        is; one for which only its sender's own limit has none is put off until it has.
 
         No two callers get the same message before `lease_until`, whatever process or machine they are on. The attempts
         that are returned are committed as `started`, their messages are `sending` and count them. A last attempt that
         was still `started` is closed as `unknown`. `decide` runs inside the transaction, so it must be quick and pure.
+
+        A message to somebody who has opted out from the sender that `decide` names ends as `suppressed` instead.
         """
 
     async def renew(self, attempts: Sequence[StartedAttempt], lease_until: datetime) -> set[str]:
@@ -155,31 +225,59 @@ class MessageStore(Protocol):
     async def finish(self, attempts: Sequence[FinishedAttempt]) -> list[bool]:
         """Record outcomes; return for each whether it was still the caller's to record.
 
-        Nothing changes for an attempt that is closed already. A terminal status stays, whatever the outcome, and so
-        does a `sent` or `delivered` that a receipt brought before. A message without `retry_at` leaves the due-queue.
+        Nothing changes for an attempt that is closed already, save that the carrier's id is kept. A terminal status
+        stays, whatever the outcome, and so does a `sent` or `delivered` that a receipt brought before. A message
+        without `retry_at` leaves the due-queue. Who has opted out by a carrier's word has done so in the same moment.
         """
 
     async def release_leases(self, now: datetime) -> int:
         """Make every claimed message due at once; return how many. Only for a caller that knows it is alone."""
 
-    async def next_due(self, shard: int) -> datetime | None:
-        """Return when a shard has something to do, a time in the past for now; None when its queue is empty."""
+    async def next_due(self, shard: int, routes: Sequence[str]) -> datetime | None:
+        """Return when a shard has something to do for these routes; a time in the past for now, None for never.
 
-    async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[bool]:
-        """Record receipts and move their messages forward; return for each whether its message exists.
-
-        A repeat changes nothing. A message that a carrier has, by its word, leaves the due-queue.
+        A message of another route that waits for its time counts too, because it must be made ready then.
         """
 
-    async def awaiting_receipt(self, carriers: Sequence[str], sent_before: datetime, limit: int) -> list[Message]:
-        """Return messages whose fate only these carriers know, and that have not changed since a time.
+    async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime) -> int:
+        """Move what waits for a route that is not among these into the queue of one; return how many were moved."""
 
-        First those that wait because the outcome of their last attempt is unknown, then those that were taken and have
-        no final receipt; longest first.
+    async def expire(self, shard: int, now: datetime, limit: int) -> int:
+        """End messages whose validity is over while their route's queue stands still; return how many.
+
+        Looks at the oldest `limit` messages of the queue only, and leaves alone those of which an attempt is in doubt.
         """
 
-    async def add_reply(self, reply: Reply, matched_since: datetime) -> None:
-        """Store a reply once, matched to the newest message that went from its recipient to its sender since a time."""
+    async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[ReceiptResult]:
+        """Record receipts and move their messages forward, in the order given; return what came of each.
+
+        A receipt that carries our id is applied only if its carrier had an attempt at that message. One that carries
+        the carrier's id alone is parked when nothing of that carrier has this id yet, and so is one that has both and
+        may be about a part whose id is still on its way to the disk. A repeat changes nothing. A message that a carrier
+        has, by its word, leaves the due-queue.
+        """
+
+    async def settle_parked(self, limit: int, *, since: datetime) -> int:
+        """Apply at most `limit` parked receipts that came since a time and whose message is known by now.
+
+        Returns how many are parked no more. Any number of processes may do this at once.
+        """
+
+    async def remove_parked(self, before: datetime, *, kept: int, limit: int) -> int:
+        """Delete at most `limit` parked receipts that came before a time, or beyond the `kept` newest of a carrier."""
+
+    async def in_doubt(
+        self, carrier: str, *, unchanged_since: datetime, after: Message | None, limit: int
+    ) -> list[Message]:
+        """Return messages that wait because only this carrier knows the outcome of their last attempt.
+
+        Those that have not changed since a time, longest first, behind `after`.
+        """
+
+    async def awaiting_receipt(
+        self, carrier: str, *, sent_before: datetime, after: Message | None, limit: int
+    ) -> list[Message]:
+        """Return messages that this carrier took before a time and has said nothing final of, oldest first."""
 
     async def get(self, tenant_id: str, message_id: str) -> Message | None:
         """Return the tenant's message; None when there is none of this id or it is another tenant's."""
@@ -200,8 +298,13 @@ class MessageStore(Protocol):
         resolution: Resolution,
         now: datetime,
         idempotency: IdempotencyKey | None = None,
+        *,
+        queue_of: Callable[[Message], str],
     ) -> ResolveResult:
-        """Settle a message that is `unknown`, or make it due again; nothing changes unless it says RESOLVED."""
+        """Settle a message that is `unknown`, or make it due again; nothing changes unless it says RESOLVED.
+
+        `queue_of` names the route in whose queue it is to wait.
+        """
 
     async def remove_finished(self, shard: int, before: datetime, limit: int) -> int:
         """Delete at most `limit` messages that ended and were accepted before a time, with all that hangs on them."""
@@ -213,3 +316,39 @@ class MessageStore(Protocol):
         self, tenant_id: str, message_id: str, now: datetime, idempotency: IdempotencyKey | None = None
     ) -> CancelResult:
         """Cancel a message that no attempt has begun for; once it says CANCELED, none ever will."""
+
+
+class Breaker(StrEnum):
+    """Whether a carrier gets messages."""
+
+    CLOSED = "closed"
+    OPEN = "open"  # it fails: nothing is sent but, now and then, one message to see whether it is back
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarrierCondition:
+    """How a carrier is, for all processes together."""
+
+    name: str
+    breaker: Breaker = Breaker.CLOSED
+    open_until: datetime | None = None  # when the next message may try it
+    times_opened: int = 0  # in a row
+    paused_until: datetime | None = None  # it asked for less, or for quiet
+    rate_factor: float = 1.0  # of its limit, when it was last slowed
+    slowed_at: datetime | None = None
+    error: Failure | None = None  # the last thing that went wrong
+    error_detail: str = ""
+    error_at: datetime | None = None
+
+
+class CarrierStore(Protocol):
+    """What all processes that send know of the carriers. Same rules as for `MessageStore`."""
+
+    async def states(self) -> dict[str, CarrierCondition]:
+        """Return every carrier's state of which something is known."""
+
+    async def change(self, name: str, change: Callable[[CarrierCondition], CarrierCondition]) -> CarrierCondition:
+        """Change a carrier's state under its lock, and return it; `change` must be quick and pure."""
+
+    async def take_slots(self, wishes: Sequence[Wish], limits: Mapping[str, Limits], now: datetime) -> list[datetime]:
+        """Give messages whose slot has passed the next ones of their carriers, in turn; return when those are."""

@@ -52,21 +52,27 @@ class MessageRow(SQLModel, table=True):
     on_unknown: str = Field(sa_type=Text)
     sent_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     delivered_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    wanted_sender: str = Field(sa_type=Text)
+    tag: str = Field(sa_type=Text)
+    despite_opt_out: bool
 
 
 class DueRow(SQLModel, table=True):
     """A message that something is still to be done for: ready, or waiting.
 
-    A ready row has a rank, and the lowest rank goes first. A waiting row has none, and becomes ready when `due_at_ms`
-    has come: its retry time, or the end of the lease of whoever claimed it. The two kinds have indexes of their own, so
-    that neither a long backlog nor many retries make a claim read more rows than it takes.
+    A ready row has a rank, and the lowest rank of a route goes first. A waiting row has none, and becomes ready when
+    `due_at_ms` has come: its retry time, or the end of the lease of whoever claimed it. The two kinds have indexes of
+    their own, so that neither a long backlog nor many retries make a claim read more rows than it takes. Each route has
+    a queue of its own, so that one whose carriers are down costs nothing while it waits.
     """
 
     __tablename__ = "delivery_due"
     __table_args__ = (
-        _partial_index("delivery_due_ready", "shard", "rank", where="rank IS NOT NULL"),
-        _partial_index("delivery_due_ready_by_priority", "shard", "priority", "rank", where="rank IS NOT NULL"),
-        _partial_index("delivery_due_ready_by_lane", "shard", "lane", "rank", where="rank IS NOT NULL"),
+        _partial_index("delivery_due_ready", "shard", "route", "rank", where="rank IS NOT NULL"),
+        _partial_index(
+            "delivery_due_ready_by_priority", "shard", "route", "priority", "rank", where="rank IS NOT NULL"
+        ),
+        _partial_index("delivery_due_ready_by_lane", "shard", "route", "lane", "rank", where="rank IS NOT NULL"),
         _partial_index("delivery_due_waiting", "shard", "due_at_ms", where="rank IS NULL"),
     )
 
@@ -75,6 +81,7 @@ class DueRow(SQLModel, table=True):
     due_at_ms: int = Field(sa_type=BigInteger)
     claimed: bool
     token: int = Field(sa_type=BigInteger)
+    route: str = Field(sa_type=Text)
     lane: str = Field(sa_type=Text)
     priority: int = Field(sa_type=SmallInteger)
     rank: int | None = Field(default=None, sa_type=BigInteger)
@@ -99,6 +106,11 @@ class AttemptRow(SQLModel, table=True):
     """One entry of the ledger."""
 
     __tablename__ = "delivery_attempts"
+    __table_args__ = (
+        _partial_index(
+            "delivery_attempts_by_carrier_id", "carrier", "carrier_message_id", where="carrier_message_id <> ''"
+        ),
+    )
 
     shard: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
     message_id: str = Field(primary_key=True, sa_type=Text)
@@ -110,20 +122,93 @@ class AttemptRow(SQLModel, table=True):
     finished_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     detail: str = Field(sa_type=Text)
     possible_duplicate: bool
+    sender: str = Field(sa_type=Text)
+    why: str = Field(sa_type=Text)
+    failure_reason: str = Field(sa_type=Text)
+    failure_code: str = Field(sa_type=Text)
+    carrier_message_id: str = Field(sa_type=Text)
+
+
+class PartRow(SQLModel, table=True):
+    """One part of a message that a carrier took as several, each with an id and receipts of its own."""
+
+    __tablename__ = "delivery_parts"
+    __table_args__ = (Index("delivery_parts_by_carrier_id", "carrier", "carrier_message_id"),)
+
+    shard: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    message_id: str = Field(primary_key=True, sa_type=Text)
+    attempt: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    part: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    carrier: str = Field(sa_type=Text)
+    carrier_message_id: str = Field(sa_type=Text)
+    status: str = Field(sa_type=Text)
 
 
 class ReceiptRow(SQLModel, table=True):
-    """A carrier's later word; the same word twice is one row."""
+    """A carrier's later word; the same word twice is one row.
+
+    `attempt` is the carrier's first when it gave only our id back (0 in rows of before that was kept), and `part` is 0
+    for a message as a whole.
+    """
 
     __tablename__ = "delivery_receipts"
 
     shard: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    message_id: str = Field(primary_key=True, sa_type=Text)
+    attempt: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    part: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    status: str = Field(primary_key=True, sa_type=Text)
+    failure_reason: str = Field(sa_type=Text)
+    failure_code: str = Field(sa_type=Text)
+    detail: str = Field(sa_type=Text)
+    received_at_ms: int = Field(sa_type=BigInteger)
+
+
+class ParkedReceiptRow(SQLModel, table=True):
+    """A receipt whose message or part is not known, or not yet: the carrier was faster than our own commit.
+
+    `message_id` is empty when the carrier gave only its own id.
+    """
+
+    __tablename__ = "delivery_parked_receipts"
+    __table_args__ = (Index("delivery_parked_receipts_by_time", "received_at_ms"),)
+
+    carrier: str = Field(primary_key=True, sa_type=Text)
+    carrier_message_id: str = Field(primary_key=True, sa_type=Text)
     message_id: str = Field(primary_key=True, sa_type=Text)
     status: str = Field(primary_key=True, sa_type=Text)
     failure_reason: str = Field(sa_type=Text)
     failure_code: str = Field(sa_type=Text)
     detail: str = Field(sa_type=Text)
     received_at_ms: int = Field(sa_type=BigInteger)
+
+
+class CarrierRow(SQLModel, table=True):
+    """How a carrier is, for every process that sends: a row appears when something has gone wrong with it."""
+
+    __tablename__ = "delivery_carriers"
+
+    name: str = Field(primary_key=True, sa_type=Text)
+    breaker: str = Field(sa_type=Text)
+    open_until_ms: int = Field(sa_type=BigInteger)
+    times_opened: int = Field(sa_type=SmallInteger)  # in a row; 0 when it is closed
+    paused_until_ms: int = Field(sa_type=BigInteger)
+    slowed_at_ms: int = Field(sa_type=BigInteger)  # when the factor was set
+    rate_factor: float  # of the configured limit, at `slowed_at_ms`; 1 when it never throttled
+    error_reason: str = Field(sa_type=Text)
+    error_detail: str = Field(sa_type=Text)
+    error_at_ms: int = Field(sa_type=BigInteger)
+
+
+class PaceRow(SQLModel, table=True):
+    """How far a limit is used up: of a carrier, or of one sender at a carrier."""
+
+    __tablename__ = "delivery_paces"
+
+    carrier: str = Field(primary_key=True, sa_type=Text)
+    sender: str = Field(primary_key=True, sa_type=Text)  # empty for the carrier as a whole
+    next_us: int = Field(sa_type=BigInteger)  # when the next segment may go, in microseconds since 1970
+    planned_us: int = Field(sa_type=BigInteger)  # until when messages are put off, one behind the other
 
 
 class ReplyRow(SQLModel, table=True):
@@ -133,6 +218,8 @@ class ReplyRow(SQLModel, table=True):
     __table_args__ = (
         Index("delivery_replies_by_message", "message_id"),
         Index("delivery_replies_once", "carrier", "carrier_reply_id", unique=True),
+        Index("delivery_replies_by_tenant", "tenant_id", "received_at_ms", "id"),
+        _partial_index("delivery_replies_unmatched", "received_at_ms", where="message_id IS NULL"),
     )
 
     id: str = Field(primary_key=True, sa_type=Text)
@@ -144,6 +231,42 @@ class ReplyRow(SQLModel, table=True):
     recipient: str = Field(sa_type=Text)
     body: str = Field(sa_type=Text)
     received_at_ms: int = Field(sa_type=BigInteger)
+    # Of the message that it answers, as it was then, so that a list reads one table.
+    integration_id: str = Field(sa_type=Text)
+    ref: str = Field(sa_type=Text)
+    sent_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    candidates: str = Field(sa_type=Text)  # ids, with spaces between them
+    keyword: str = Field(sa_type=Text)
+
+
+class OptOutRow(SQLModel, table=True):
+    """A person who wants no more messages from one of our numbers."""
+
+    __tablename__ = "delivery_opt_outs"
+    __table_args__ = (
+        Index("delivery_opt_outs_once", "theirs", "ours", unique=True),
+        Index("delivery_opt_outs_by_tenant", "tenant_id", "created_at_ms", "id"),
+        _partial_index("delivery_opt_outs_by_reply", "reply_id", where="reply_id <> ''"),
+    )
+
+    id: str = Field(primary_key=True, sa_type=Text)
+    tenant_id: str | None = Field(default=None, sa_type=Text)
+    ours: str = Field(sa_type=Text)  # empty for whatever number a carrier chooses
+    theirs: str = Field(sa_type=Text)
+    source: str = Field(sa_type=Text)
+    word: str = Field(sa_type=Text)
+    reply_id: str = Field(sa_type=Text)
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
+class SenderRow(SQLModel, table=True):
+    """A tenant that has sent from this number or name by this carrier: a few rows, which outlive the messages."""
+
+    __tablename__ = "delivery_senders"
+
+    sender: str = Field(primary_key=True, sa_type=Text)  # empty where the carrier chooses
+    carrier: str = Field(primary_key=True, sa_type=Text)
+    tenant_id: str = Field(primary_key=True, sa_type=Text)
 
 
 # The same tables for Core statements, which is what rows in thousands need.
@@ -152,4 +275,10 @@ DUE: Final = SQLModel.metadata.tables[str(DueRow.__tablename__)]
 KEYS: Final = SQLModel.metadata.tables[str(KeyRow.__tablename__)]
 ATTEMPTS: Final = SQLModel.metadata.tables[str(AttemptRow.__tablename__)]
 RECEIPTS: Final = SQLModel.metadata.tables[str(ReceiptRow.__tablename__)]
+PARTS: Final = SQLModel.metadata.tables[str(PartRow.__tablename__)]
+PARKED_RECEIPTS: Final = SQLModel.metadata.tables[str(ParkedReceiptRow.__tablename__)]
+CARRIERS: Final = SQLModel.metadata.tables[str(CarrierRow.__tablename__)]
+PACES: Final = SQLModel.metadata.tables[str(PaceRow.__tablename__)]
 REPLIES: Final = SQLModel.metadata.tables[str(ReplyRow.__tablename__)]
+OPT_OUTS: Final = SQLModel.metadata.tables[str(OptOutRow.__tablename__)]
+SENDERS: Final = SQLModel.metadata.tables[str(SenderRow.__tablename__)]

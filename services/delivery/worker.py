@@ -12,6 +12,7 @@ import structlog
 
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
+from services.delivery.carrier_monitor import CarrierMonitor
 from services.delivery.dispatch import Dispatcher
 from services.delivery.follow_up import FollowUp
 from services.delivery.housekeeping import Housekeeping
@@ -19,6 +20,8 @@ from services.delivery.housekeeping import Housekeeping
 POLL_SECONDS: Final = 0.25
 RENEW_SECONDS: Final = 10.0
 LOOK_UP_SECONDS: Final = 2.0
+REFRESH_SECONDS: Final = 0.5
+SETTLE_SECONDS: Final = 0.5
 CLEAN_SECONDS: Final = 60.0
 OUTAGE_SECONDS: Final = 1.0
 
@@ -28,8 +31,8 @@ log = structlog.get_logger(__name__)
 class KnowsDueTime(Protocol):
     """The part of the store that tells when to wake."""
 
-    async def next_due(self, shard: int) -> datetime | None:
-        """Return when the shard's next message is due; None when its queue is empty."""
+    async def next_due(self, shard: int, routes: Sequence[str]) -> datetime | None:
+        """Return when the shard has something to do for these routes; None for never."""
 
 
 class Worker:
@@ -40,6 +43,7 @@ class Worker:
         *,
         store: KnowsDueTime,
         dispatcher: Dispatcher,
+        monitor: CarrierMonitor,
         follow_up: FollowUp,
         housekeeping: Housekeeping,
         clock: Clock,
@@ -49,6 +53,7 @@ class Worker:
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
+        self._monitor = monitor
         self._follow_up = follow_up
         self._housekeeping = housekeeping
         self._clock = clock
@@ -68,7 +73,9 @@ class Worker:
         self._loops = [
             asyncio.create_task(self._forever(self._send_due)),
             asyncio.create_task(self._forever(self._every(self._renew_seconds, self._dispatcher.renew_leases))),
+            asyncio.create_task(self._forever(self._every(REFRESH_SECONDS, self._monitor.refresh))),
             asyncio.create_task(self._forever(self._every(LOOK_UP_SECONDS, self._follow_up.look_up_missing))),
+            asyncio.create_task(self._forever(self._every(SETTLE_SECONDS, self._follow_up.settle_parked))),
             asyncio.create_task(self._forever(self._every(CLEAN_SECONDS, self._housekeeping.clean))),
         ]
 
@@ -105,17 +112,24 @@ class Worker:
     async def _wait_for_work(self) -> None:
         while not self._stopping:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS * (0.5 + self._random())):
+                async with asyncio.timeout(self._poll_seconds()):
                     await self._wake.wait()
             self._wake.clear()
             if self._dispatcher.room > 0 and await self._is_due():
                 return
 
+    def _poll_seconds(self) -> float:
+        poll = POLL_SECONDS * (0.5 + self._random())
+        now = self._clock.now()
+        next_slot = self._monitor.next_slot(now)
+        return poll if next_slot is None else min(poll, (next_slot - now).total_seconds())
+
     async def _is_due(self) -> bool:
         # A read is cheaper than a claim, which takes the write lock.
         now = self._clock.now()
+        routes = self._dispatcher.open_routes
         for shard in self._shards:
-            due = await self._store.next_due(shard)
+            due = await self._store.next_due(shard, routes)
             if due is not None and due <= now:
                 return True
         return False

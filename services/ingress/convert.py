@@ -12,6 +12,7 @@ from google.api.httpbody_pb2 import HttpBody
 from servicekit import calls
 from servicekit.clock import from_milliseconds
 from servicekit.errors import IdempotencyMismatchError, NotFoundError
+from servicekit.sms_fitting import Overflow
 from services.ingress.check_readiness import PartState
 from services.ingress.domain import (
     AcceptedMessage,
@@ -22,8 +23,10 @@ from services.ingress.domain import (
     Integration,
     MappingPaths,
     NewMessage,
+    OldSecret,
     Payload,
     Preview,
+    TextLimit,
 )
 from services.ingress.explain_payload import Explanation
 from services.ingress.mapping import FieldTrace
@@ -74,6 +77,7 @@ def ingest_response(accepted: AcceptedMessage) -> ingress_v1.IngestResponse:
         ref=accepted.ref,
         # Unset, so that answers to payloads that are no repeats look as they always did.
         duplicate=True if accepted.duplicate else None,
+        text_changed=accepted.text_changed,
     )
 
 
@@ -92,6 +96,7 @@ def explain_response(explanation: Explanation) -> ingress_v1.ExplainResponse:
         encoding=preview.encoding if preview else "",
         carrier=preview.carrier if preview else "",
         dedupe_value=trace.result_of("dedupe") or None,
+        text_changed=trace.text_changed,
     )
 
 
@@ -121,19 +126,32 @@ def integration_from(config: registry.IntegrationConfig) -> Integration:
             default_region=config.default_region,
         ),
         signing_secrets=tuple(config.signing_secrets),
+        old_secrets=tuple(_old_secret_from(secret) for secret in config.old_signing_secrets),
         signing_header=config.signing_header,
         priority=config.priority,
         on_unknown=config.on_unknown,
         dedupe=DedupeRule(window_seconds=config.dedupe_window_seconds, mode=config.dedupe_mode)
         if config.dedupe_key
         else None,
+        sender=config.sender,
+        tag=config.tag,
+        text_limit=TextLimit(max_segments=config.max_segments, on_overflow=_overflow_from(config.on_overflow)),
         revision=config.revision,
     )
+
+
+def _overflow_from(word: str) -> Overflow:
+    # No word comes from an older Integrations, and an unknown one from a newer: neither may change a text.
+    return Overflow(word) if word in set(Overflow) else Overflow.REJECT
 
 
 def _key_from(key: registry.IngressKey) -> IngressKey:
     expires_at = from_milliseconds(key.expires_at.ToMilliseconds()) if key.HasField("expires_at") else None
     return IngressKey(sha256=key.sha256, expires_at=expires_at)
+
+
+def _old_secret_from(secret: registry.SigningSecret) -> OldSecret:
+    return OldSecret(secret=secret.secret, expires_at=from_milliseconds(secret.expires_at.ToMilliseconds()))
 
 
 def submission_of(message: NewMessage) -> delivery.Submission:
@@ -146,6 +164,8 @@ def submission_of(message: NewMessage) -> delivery.Submission:
         ref=message.ref,
         priority=message.priority,
         on_unknown=message.on_unknown,
+        sender=message.sender,
+        tag=message.tag,
         idempotency=_idempotency_of(message.idempotency) if message.idempotency else None,
         dedupe=_dedupe_of(message.dedupe) if message.dedupe else None,
     )

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from servicekit.sms_fitting import Overflow, TextChange
+
 MAX_BODY_BYTES: Final = 262_144
-# Counted in Unicode code points, as the sender's language counts a string. Segments are Delivery's matter.
+# Counted in Unicode code points, as the sender's language counts a string.
 MAX_TEXT_CHARACTERS: Final = 1_600
 MAX_REF_CHARACTERS: Final = 64
 # A longer dedupe value goes on as its hash.
@@ -46,6 +48,30 @@ class DedupeRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextLimit:
+    """How many SMS parts a text may take (0: any number), and what becomes of one that takes more."""
+
+    max_segments: int = 0
+    on_overflow: Overflow = Overflow.REJECT
+
+    @property
+    def truncates(self) -> bool:
+        """Whether a text that is too long is cut, however long it is."""
+        return self.max_segments > 0 and self.on_overflow is Overflow.TRUNCATE
+
+
+NO_LIMIT: Final = TextLimit()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldSecret:
+    """A signing secret that has been replaced, and when it no longer counts."""
+
+    secret: str = field(repr=False)
+    expires_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class Integration:
     """One connected system, with all that it takes to turn its payloads into messages."""
 
@@ -55,10 +81,14 @@ class Integration:
     ingress_keys: tuple[IngressKey, ...] = ()
     paths: MappingPaths
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
+    old_secrets: tuple[OldSecret, ...] = ()
     signing_header: str = "X-Webhook-Signature"
     priority: str = ""
     on_unknown: str = ""
     dedupe: DedupeRule | None = None
+    sender: str = ""
+    tag: str = ""
+    text_limit: TextLimit = NO_LIMIT
     revision: int = 0
 
     def answers_to(self, sha256: bytes, now: datetime) -> bool:
@@ -66,6 +96,10 @@ class Integration:
         return any(
             key.sha256 == sha256 and (key.expires_at is None or now < key.expires_at) for key in self.ingress_keys
         )
+
+    def secrets_at(self, now: datetime) -> tuple[str, ...]:
+        """Return the secrets of which one must have signed a payload; none when signatures are not asked for."""
+        return (*self.signing_secrets, *(old.secret for old in self.old_secrets if now < old.expires_at))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +141,8 @@ class NewMessage:
     ref: str
     priority: str = ""
     on_unknown: str = ""
+    sender: str = ""
+    tag: str = ""
     idempotency: Idempotency | None = None
     dedupe: DedupeKey | None = None
 
@@ -124,6 +160,8 @@ class AcceptedMessage:
     replayed: bool = False
     # The dedupe value was known.
     duplicate: bool = False
+    # What the integration's limit made of the text; None when it is as the payload had it.
+    text_changed: TextChange | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

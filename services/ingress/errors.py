@@ -63,7 +63,26 @@ class TextTooLongError(ServiceError):
 
     def __init__(self, *, limit: int, length: int) -> None:
         super().__init__(
-            f"The text has {length} characters; at most {limit} can be sent. Shorten it.", limit=limit, length=length
+            f"The text has {length} characters; at most {limit} can be sent. Shorten it.",
+            limit=limit,
+            length=length,
+            unit="characters",
+        )
+
+
+class TooManySegmentsError(ServiceError):
+    """The text takes more SMS parts than the integration allows, and its overflow rule does not make it fit."""
+
+    kind = Kind.INVALID_INPUT
+    reason = "TEXT_TOO_LONG"
+
+    def __init__(self, *, limit: int, segments: int) -> None:
+        super().__init__(
+            f"The text takes {segments} SMS parts; this integration allows {limit}."
+            " Shorten it, or change the integration's maxSegments or onOverflow.",
+            limit=limit,
+            length=segments,
+            unit="segments",
         )
 
 

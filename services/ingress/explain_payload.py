@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal, Protocol
 
+from servicekit.clock import Clock
 from servicekit.errors import NotFoundError, ServiceError
 from servicekit.ids import is_id
 from services.ingress.domain import Integration, NewMessage, Payload, Preview
@@ -54,9 +56,10 @@ class Explanation:
 class ExplainPayload:
     """The use case behind `POST /v1/ingress/wkh_.../explain`."""
 
-    def __init__(self, *, integrations: IntegrationsById, previewer: Previewer) -> None:
+    def __init__(self, *, integrations: IntegrationsById, previewer: Previewer, clock: Clock) -> None:
         self._integrations = integrations
         self._previewer = previewer
+        self._clock = clock
 
     async def __call__(self, *, tenant_id: str, integration_id: str, payload: Payload) -> Explanation:
         """Return what would happen. What is wrong with the payload is part of that and is never raised.
@@ -65,8 +68,9 @@ class ExplainPayload:
         holds the tenant's API key may see it.
         """
         integration = await self._find(tenant_id, integration_id)
-        signature = _signature_state(integration, payload)
-        error = _first_refusal(integration, payload)
+        now = self._clock.now()
+        signature = _signature_state(integration, payload, now)
+        error = _first_refusal(integration, payload, now)
         trace = Trace()
         if error is None or isinstance(error, InvalidSignatureError):
             trace, problem = _traced(integration, payload)
@@ -83,20 +87,20 @@ class ExplainPayload:
         return integration
 
 
-def _signature_state(integration: Integration, payload: Payload) -> SignatureState:
+def _signature_state(integration: Integration, payload: Payload, now: datetime) -> SignatureState:
     try:
-        verify_signature(integration, payload)
+        verify_signature(integration, payload, now)
     except InvalidSignatureError as error:
         return error.problem
     return "valid" if integration.signing_secrets else "not_required"
 
 
-def _first_refusal(integration: Integration, payload: Payload) -> ServiceError | None:
+def _first_refusal(integration: Integration, payload: Payload, now: datetime) -> ServiceError | None:
     if not integration.tenant_active:
         return TenantInactiveError()
     try:
         refuse_unreadable(payload)
-        verify_signature(integration, payload)
+        verify_signature(integration, payload, now)
     except ServiceError as error:
         return error
     return None

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
 from servicekit.errors import Issue, ServiceError, ValidationError
 from servicekit.json_paths import CompiledPath, compile_path
 from servicekit.phone_numbers import NotAPhoneNumberError, normalise
+from servicekit.sms_fitting import DoesNotFitError, TextChange, fit
 from services.ingress.domain import (
     MAX_DEDUPE_CHARACTERS,
     MAX_REF_CHARACTERS,
     MAX_TEXT_CHARACTERS,
+    NO_LIMIT,
     MappingPaths,
+    TextLimit,
 )
-from services.ingress.errors import InvalidRecipientError, MissingFieldsError, TextTooLongError
+from services.ingress.errors import InvalidRecipientError, MissingFieldsError, TextTooLongError, TooManySegmentsError
 from services.ingress.strict_json import JsonNumber, render
 
 RECIPIENT_SHOWN: Final = 64
@@ -50,6 +53,7 @@ class FieldTrace:
     result: str | None = None
     problem: str | None = None
     error: ServiceError | None = None
+    text_changed: TextChange | None = None
 
     @property
     def is_missing(self) -> bool:
@@ -68,6 +72,11 @@ class Trace:
         """Return what a field became; empty when it became nothing."""
         return next((trace.result or "" for trace in self.fields if trace.field == field), "")
 
+    @property
+    def text_changed(self) -> TextChange | None:
+        """What was done to the text to make it fit; None when it is as the payload has it."""
+        return next((trace.text_changed for trace in self.fields if trace.text_changed), None)
+
 
 # A mapping is compiled once and not once for each message; the paths' own cache makes even a forgotten one cheap.
 @lru_cache(maxsize=16_384)
@@ -82,10 +91,10 @@ def compile_mapping(paths: MappingPaths) -> Mapping:
     )
 
 
-def map_payload(mapping: Mapping, document: object) -> Trace:
+def map_payload(mapping: Mapping, document: object, limit: TextLimit = NO_LIMIT) -> Trace:
     """Look for recipient, text, reference and dedupe value in a strict JSON document."""
     to = _map_to(mapping, document)
-    text = _map_text(mapping.text, document)
+    text = _map_text(mapping.text, document, limit)
     ref = () if mapping.ref is None else (_map_ref(mapping.ref, document),)
     dedupe = () if mapping.dedupe is None else (_map_dedupe(mapping.dedupe, document),)
     fields = (to, text, *ref, *dedupe)
@@ -136,18 +145,26 @@ def _shown(value: object) -> str:
     return value[:RECIPIENT_SHOWN] if isinstance(value, str) else render(value, RECIPIENT_SHOWN)
 
 
-def _map_text(path: CompiledPath, document: object) -> FieldTrace:
+def _map_text(path: CompiledPath, document: object, limit: TextLimit) -> FieldTrace:
     trace = _found("text", path, path.find(document))
     if trace.is_missing:
         return trace
     if not isinstance(trace.found, str):
         return _wrong_type(trace)
-    if len(trace.found) > MAX_TEXT_CHARACTERS:
-        error = TextTooLongError(limit=MAX_TEXT_CHARACTERS, length=len(trace.found))
-        return _refused(
-            trace, f"it has {len(trace.found)} characters, at most {MAX_TEXT_CHARACTERS} can be sent", error
+    length = len(trace.found)
+    if length > MAX_TEXT_CHARACTERS and not limit.truncates:
+        error = TextTooLongError(limit=MAX_TEXT_CHARACTERS, length=length)
+        return _refused(trace, f"it has {length} characters, at most {MAX_TEXT_CHARACTERS} can be sent", error)
+    try:
+        fitted = fit(
+            str(trace.found),
+            max_segments=limit.max_segments,
+            max_characters=MAX_TEXT_CHARACTERS,
+            on_overflow=limit.on_overflow,
         )
-    return _became(trace, str(trace.found))
+    except DoesNotFitError as error:
+        return _refused(trace, str(error), TooManySegmentsError(limit=error.limit, segments=error.segments))
+    return replace(_became(trace, fitted.text), text_changed=fitted.change)
 
 
 def _map_ref(path: CompiledPath, document: object) -> FieldTrace:

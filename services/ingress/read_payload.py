@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -31,11 +32,11 @@ def refuse_unreadable(payload: Payload) -> None:
         raise PayloadTooLargeError(limit=MAX_BODY_BYTES)
 
 
-def verify_signature(integration: Integration, payload: Payload) -> None:
+def verify_signature(integration: Integration, payload: Payload, now: datetime) -> None:
     """Raise InvalidSignatureError when the integration asks for a signature and the payload has no right one."""
     if integration.signing_secrets:
         values = payload.header(integration.signing_header)
-        signatures.verify(integration.signing_secrets, values, payload.body)
+        signatures.verify(integration.secrets_at(now), values, payload.body)
 
 
 def trace_payload(integration: Integration, payload: Payload) -> Trace:
@@ -51,7 +52,7 @@ def trace_payload(integration: Integration, payload: Payload) -> Trace:
             "This integration's paths can not be used by this version of Textway. Save the integration again.",
             retry_after_seconds=BROKEN_MAPPING_RETRY_SECONDS,
         ) from error
-    return map_payload(mapping, decode(payload.body))
+    return map_payload(mapping, decode(payload.body), integration.text_limit)
 
 
 def idempotency_of(payload: Payload) -> Idempotency | None:
@@ -77,6 +78,8 @@ def message_of(integration: Integration, trace: Trace, key: Idempotency | None =
         ref=trace.result_of("ref"),
         priority=integration.priority,
         on_unknown=integration.on_unknown,
+        sender=integration.sender,
+        tag=integration.tag,
         idempotency=key,
         dedupe=DedupeKey(value=value, rule=rule) if value and rule else None,
     )

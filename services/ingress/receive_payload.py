@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -67,19 +68,22 @@ class ReceivePayload:
         if not integration.tenant_active:
             raise TenantInactiveError
         refuse_unreadable(payload)
-        verify_signature(integration, payload)
+        verify_signature(integration, payload, self._clock.now())
         trace = trace_payload(integration, payload)
         if trace.error:
             raise trace.error
-        accepted = await self._outbox.submit(message_of(integration, trace, idempotency_of(payload)))
+        message = message_of(integration, trace, idempotency_of(payload))
+        accepted = await self._outbox.submit(message)
         log.info(
             "payload accepted",
             message_id=accepted.id,
             to=masked_number(accepted.to),
             replayed=accepted.replayed,
             duplicate=accepted.duplicate,
+            text_changed=trace.text_changed,
         )
-        return accepted
+        # A repeat is answered with the text of the first message, of which this payload's trace says nothing.
+        return replace(accepted, text_changed=trace.text_changed) if accepted.text == message.text else accepted
 
     async def _find(self, ingress_key: str) -> Integration:
         if not has_secret_form(ingress_key, KEY_PREFIX, KEY_LENGTH) or not has_valid_checksum(ingress_key):

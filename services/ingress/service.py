@@ -85,7 +85,7 @@ async def build(settings: IngressSettings, clock: Clock) -> IngressService:
     )
     ingress = IngressServicer(
         receive=ReceivePayload(integrations=replica, outbox=outbox, clock=clock),
-        explain=ExplainPayload(integrations=replica, previewer=outbox),
+        explain=ExplainPayload(integrations=replica, previewer=outbox, clock=clock),
         api_keys=ApiKeys(registry, clock=clock),
     )
     return IngressService(

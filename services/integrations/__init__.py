@@ -1,1 +1,1 @@
-"""Integrations: owns tenants, API keys, connected systems and their addresses; never sees a payload or a message."""
+"""Integrations: owns tenants, keys, connected systems, addresses and webhooks; never sees a payload or a message."""

@@ -10,8 +10,10 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.clock import to_milliseconds
+from services.integrations.answer_once import FirstAnswer, Made, Once
 from services.integrations.domain import ApiKey, Dedupe, Integration, IntegrationChanges, RepeatableCall, Tenant
-from services.integrations.manage_integrations import FirstAnswer, IntegrationList, Made, Once, Rotation
+from services.integrations.manage_integrations import IntegrationList, Rotation
+from services.integrations.signing_secrets import OldSecret
 from services.integrations.watch_integrations import Update
 from textway.integrations.v1 import (
     integration_pb2,
@@ -38,6 +40,15 @@ def whole_integration(request: WholeRequest) -> IntegrationChanges:
         priority=request.priority if request.HasField("priority") else None,
         on_unknown=request.on_unknown if request.HasField("on_unknown") else None,
         dedupe=_dedupe_from(request.dedupe) if request.HasField("dedupe") else None,
+        # A keyword in Python, and the contract's word.
+        sender=getattr(request, "from") if request.HasField("from") else None,
+        tag=request.tag if request.HasField("tag") else None,
+        max_segments=request.max_segments if request.HasField("max_segments") else None,
+        on_overflow=request.on_overflow if request.HasField("on_overflow") else None,
+        outbound_events=tuple(request.outbound_events) or None,
+        outbound_enabled=request.outbound_enabled if request.HasField("outbound_enabled") else None,
+        reply_window_seconds=request.reply_window_seconds if request.HasField("reply_window_seconds") else None,
+        signing_secret_overlap_seconds=_secret_overlap(request),
     )
 
 
@@ -55,7 +66,23 @@ def named_fields(request: integrations_service_pb2.UpdateIntegrationRequest) -> 
         priority=request.priority if request.HasField("priority") else None,
         on_unknown=request.on_unknown if request.HasField("on_unknown") else None,
         dedupe=_dedupe_from(request.dedupe) if request.HasField("dedupe") else None,
+        # A keyword in Python, and the contract's word.
+        sender=getattr(request, "from") if request.HasField("from") else None,
+        tag=request.tag if request.HasField("tag") else None,
+        max_segments=request.max_segments if request.HasField("max_segments") else None,
+        on_overflow=request.on_overflow if request.HasField("on_overflow") else None,
+        outbound_events=tuple(request.outbound_events) or None,
+        outbound_enabled=request.outbound_enabled if request.HasField("outbound_enabled") else None,
+        reply_window_seconds=request.reply_window_seconds if request.HasField("reply_window_seconds") else None,
+        signing_secret_overlap_seconds=_secret_overlap(request),
     )
+
+
+def _secret_overlap(request: WholeRequest | integrations_service_pb2.UpdateIntegrationRequest) -> int | None:
+    if isinstance(request, integrations_service_pb2.CreateIntegrationRequest):
+        return None  # there is no secret before the first
+    named = request.HasField("signing_secret_overlap_seconds")
+    return request.signing_secret_overlap_seconds if named else None
 
 
 def _dedupe_from(dedupe: integration_pb2.Dedupe) -> Dedupe:
@@ -88,6 +115,11 @@ def once(
 
 def to_integration(integration: Integration, public_url: str) -> integration_pb2.Integration:
     """Return an integration as its tenant sees it: the signing secret is never shown again."""
+    disabled, missed_since, old = (
+        integration.outbound_disabled,
+        integration.outbound_missed_since,
+        integration.secrets.old,
+    )
     return integration_pb2.Integration(
         id=integration.id,
         name=integration.name,
@@ -97,15 +129,26 @@ def to_integration(integration: Integration, public_url: str) -> integration_pb2
         to_path=integration.to_path,
         text_path=integration.text_path,
         ref_path=integration.ref_path,
-        signed=bool(integration.signing_secret),
+        signed=bool(integration.secrets.newest),
         signing_header=integration.signing_header,
         outbound_url=integration.outbound_url,
         default_region=integration.default_region,
         priority=integration.priority,
         on_unknown=integration.on_unknown,
         dedupe=_to_dedupe(integration.dedupe),
-        created_at=_timestamp(integration.created_at),
-        updated_at=_timestamp(integration.updated_at),
+        tag=integration.tag,
+        max_segments=integration.max_segments,
+        on_overflow=integration.on_overflow,
+        outbound_events=integration.outbound_events,
+        outbound_enabled=integration.outbound_disabled is None,
+        outbound_disabled_at=timestamp(disabled.at) if disabled else None,
+        outbound_disabled_reason=disabled.reason if disabled else None,
+        outbound_missed_since=timestamp(missed_since) if missed_since else None,
+        reply_window_seconds=integration.reply_window_seconds,
+        previous_signing_secret_expires_at=timestamp(old.expires_at) if old else None,
+        created_at=timestamp(integration.created_at),
+        updated_at=timestamp(integration.updated_at),
+        **{"from": integration.sender},  # a keyword in Python, and the contract's word
     )
 
 
@@ -143,7 +186,7 @@ def to_rotation(rotation: Rotation, public_url: str) -> integrations_service_pb2
         id=rotation.integration_id,
         ingress_key=rotation.ingress_key,
         ingress_url=_ingress_url(rotation.ingress_key, public_url),
-        previous_key_expires_at=_timestamp(rotation.old_key_expires_at),
+        previous_key_expires_at=timestamp(rotation.old_key_expires_at),
     )
 
 
@@ -155,14 +198,15 @@ def to_config(integration: Integration) -> registry_service_pb2.IntegrationConfi
         tenant_active=integration.tenant_active,
         ingress_keys=[
             registry_service_pb2.IngressKey(
-                sha256=key.sha256, expires_at=None if key.expires_at is None else _timestamp(key.expires_at)
+                sha256=key.sha256, expires_at=None if key.expires_at is None else timestamp(key.expires_at)
             )
             for key in integration.ingress_keys
         ],
         to_path=integration.to_path,
         text_path=integration.text_path,
         ref_path=integration.ref_path,
-        signing_secrets=[integration.signing_secret] if integration.signing_secret else [],
+        signing_secrets=[integration.secrets.newest] if integration.secrets.newest else [],
+        old_signing_secrets=[_to_old_secret(integration.secrets.old)] if integration.secrets.old else [],
         signing_header=integration.signing_header,
         default_region=integration.default_region,
         revision=integration.revision,
@@ -171,7 +215,15 @@ def to_config(integration: Integration) -> registry_service_pb2.IntegrationConfi
         dedupe_key=integration.dedupe.key,
         dedupe_window_seconds=integration.dedupe.window_seconds,
         dedupe_mode=integration.dedupe.mode,
+        sender=integration.sender,
+        tag=integration.tag,
+        max_segments=integration.max_segments,
+        on_overflow=integration.on_overflow,
     )
+
+
+def _to_old_secret(old: OldSecret) -> registry_service_pb2.SigningSecret:
+    return registry_service_pb2.SigningSecret(secret=old.secret, expires_at=timestamp(old.expires_at))
 
 
 def to_watch_response(update: Update) -> registry_service_pb2.WatchIntegrationsResponse:
@@ -187,7 +239,7 @@ def to_watch_response(update: Update) -> registry_service_pb2.WatchIntegrationsR
 def to_tenant(tenant: Tenant) -> keys_service_pb2.Tenant:
     """Return a tenant."""
     return keys_service_pb2.Tenant(
-        id=tenant.id, name=tenant.name, active=tenant.active, created_at=_timestamp(tenant.created_at)
+        id=tenant.id, name=tenant.name, active=tenant.active, created_at=timestamp(tenant.created_at)
     )
 
 
@@ -198,8 +250,8 @@ def to_api_key(key: ApiKey) -> keys_service_pb2.ApiKey:
         tenant_id=key.tenant_id,
         name=key.name,
         hint=key.hint,
-        created_at=_timestamp(key.created_at),
-        revoked_at=None if key.revoked_at is None else _timestamp(key.revoked_at),
+        created_at=timestamp(key.created_at),
+        revoked_at=None if key.revoked_at is None else timestamp(key.revoked_at),
     )
 
 
@@ -207,7 +259,8 @@ def _ingress_url(ingress_key: str, public_url: str) -> str:
     return f"{public_url.rstrip('/')}/v1/ingress/{ingress_key}"
 
 
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromMilliseconds(to_milliseconds(moment))
-    return timestamp
+def timestamp(moment: datetime) -> Timestamp:
+    """Return a time as the contract has it."""
+    written = Timestamp()
+    written.FromMilliseconds(to_milliseconds(moment))
+    return written

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from servicekit.sms_fitting import Overflow
+from services.integrations.signing_secrets import NO_SECRETS, SigningSecrets
+from services.integrations.webhooks import DEFAULT_EVENTS, Disabled
+
 DEFAULT_TENANT: Final = "default"
 
 TENANT_PREFIX: Final = "ten"
@@ -26,6 +30,8 @@ PRIORITIES: Final = ("high", "normal", "low")
 DEFAULT_DEDUPE_SECONDS: Final = 86_400
 # What is done with a message of which nobody can know whether a carrier has it.
 ON_UNKNOWN: Final = ("resend", "hold")
+# What becomes of a text that takes more SMS parts than it may; the first unless said otherwise.
+ON_OVERFLOW: Final = tuple(word.value for word in Overflow)
 # Answer with the first message and send nothing more, or send and say so.
 DEDUPE_MODES: Final = ("suppress", "annotate")
 
@@ -106,13 +112,21 @@ class Integration:
     to_path: str
     text_path: str
     ref_path: str
-    signing_secret: str = field(repr=False)
+    secrets: SigningSecrets = NO_SECRETS
     signing_header: str
     outbound_url: str
     default_region: str
     priority: str
     on_unknown: str
     dedupe: Dedupe = NO_DEDUPE
+    sender: str = ""  # empty to leave it to the route
+    tag: str = ""
+    max_segments: int = 0  # 0 for no limit
+    on_overflow: str = ON_OVERFLOW[0]
+    outbound_events: tuple[str, ...] = DEFAULT_EVENTS
+    outbound_disabled: Disabled | None = None
+    outbound_missed_since: datetime | None = None  # only in what a change answers that enabled the URL again
+    reply_window_seconds: int = 0  # 0 for the installation's default
     revision: int = 0
     created_at: datetime
     updated_at: datetime
@@ -122,7 +136,8 @@ class Integration:
 class IntegrationChanges:
     """New values for an integration's fields. None keeps what is there.
 
-    An empty signing secret removes it, and so does a dedupe rule without a key.
+    An empty signing secret removes it and the one before it, and a dedupe rule without a key is none. To name the
+    outbound URL is to enable it, unless the change says otherwise.
     """
 
     name: str | None = None
@@ -137,6 +152,21 @@ class IntegrationChanges:
     priority: str | None = None
     on_unknown: str | None = None
     dedupe: Dedupe | None = None
+    sender: str | None = None
+    tag: str | None = None
+    max_segments: int | None = None
+    on_overflow: str | None = None
+    outbound_events: tuple[str, ...] | None = None
+    outbound_enabled: bool | None = None
+    reply_window_seconds: int | None = None
+    signing_secret_overlap_seconds: int | None = None
+
+    @property
+    def switches_outbound(self) -> bool | None:
+        """Whether the change enables the outbound URL or disables it; None when it leaves that as it is."""
+        if self.outbound_enabled is None and self.outbound_url is not None:
+            return True
+        return self.outbound_enabled
 
 
 @dataclass(frozen=True, kw_only=True)

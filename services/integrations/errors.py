@@ -23,3 +23,13 @@ class TenantInactiveError(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("This tenant is suspended. Ask whoever runs Textway to resume it.")
+
+
+class NoWebhookConfigError(ServiceError):
+    """The tenant has no forward-all webhook."""
+
+    kind = Kind.NOT_FOUND
+    reason = "NO_WEBHOOK_CONFIG"
+
+    def __init__(self) -> None:
+        super().__init__("No webhook is set. Set one with PUT /v1/webhooks.")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
 
 from servicekit.clock import Clock, to_milliseconds
+from servicekit.egress_names import UrlGuard
 from servicekit.errors import NotFoundError
 from servicekit.ids import is_id, new_id, new_secret
 from servicekit.paging import page_request, page_token
-from services.integrations import validation
+from services.integrations import outbound_rules, validation
+from services.integrations.answer_once import FirstAnswer, Once, kept_answer
 from services.integrations.commit_changes import ChangeFeed
 from services.integrations.domain import (
     INGRESS_KEY_LENGTH,
@@ -20,13 +21,11 @@ from services.integrations.domain import (
     NO_DEDUPE,
     Integration,
     IntegrationChanges,
-    KeptAnswer,
     Preset,
-    RepeatableCall,
 )
+from services.integrations.signing_secrets import SigningSecrets
 from services.integrations.store import AnsweredBeforeError, IntegrationStore
-
-Made = TypeVar("Made")
+from services.integrations.webhooks import DEFAULT_EVENTS, switched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +45,6 @@ class Rotation:
     old_key_expires_at: datetime
 
 
-@dataclass(frozen=True, kw_only=True)
-class Once(Generic[Made]):
-    """What makes a call repeatable: which call it is, and what answers for what it made."""
-
-    call: RepeatableCall
-    answer_of: Callable[[Made], bytes]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FirstAnswer:
-    """The call was a repeat and changed nothing: this is what its first time was answered with."""
-
-    answer: bytes = field(repr=False)
-
-
 class ManageIntegrations:
     """Each method takes the caller's tenant, and knows nothing of any other's integrations.
 
@@ -70,8 +54,15 @@ class ManageIntegrations:
     """
 
     def __init__(
-        self, *, store: IntegrationStore, changes: ChangeFeed, presets: Mapping[str, Preset], clock: Clock
+        self,
+        *,
+        store: IntegrationStore,
+        changes: ChangeFeed,
+        presets: Mapping[str, Preset],
+        urls: UrlGuard,
+        clock: Clock,
     ) -> None:
+        self._urls = urls
         self._store = store
         self._changes = changes
         self._presets = presets
@@ -81,7 +72,7 @@ class ManageIntegrations:
         self, tenant_id: str, asked: IntegrationChanges, once: Once[Integration] | None = None
     ) -> Integration | FirstAnswer:
         """Connect a system; what was left out is the preset's."""
-        fields = validation.new_integration(asked, self._presets)
+        fields = await self._with_url_checked(validation.new_integration(asked, self._presets, self._urls.policy))
         now = self._clock.now()
         integration = Integration(
             id=new_id(INTEGRATION_PREFIX, now),
@@ -92,17 +83,24 @@ class ManageIntegrations:
             to_path=fields.to_path or "",
             text_path=fields.text_path or "",
             ref_path=fields.ref_path or "",
-            signing_secret=fields.signing_secret or "",
+            secrets=SigningSecrets(newest=fields.signing_secret or ""),
             signing_header=fields.signing_header or "",
             outbound_url=fields.outbound_url or "",
             default_region=fields.default_region or "",
             priority=fields.priority or "",
             on_unknown=fields.on_unknown or "",
             dedupe=fields.dedupe or NO_DEDUPE,
+            sender=fields.sender or "",
+            tag=fields.tag or "",
+            max_segments=fields.max_segments or 0,
+            on_overflow=fields.on_overflow or "",
+            outbound_events=fields.outbound_events or DEFAULT_EVENTS,
+            outbound_disabled=switched(None, is_enabled=fields.outbound_enabled is not False, now=now),
+            reply_window_seconds=fields.reply_window_seconds or 0,
             created_at=now,
             updated_at=now,
         )
-        keep = _keep(once, integration, now)
+        keep = kept_answer(once, integration, now)
         try:
             change = await self._changes.commit(lambda: self._store.create_integration(integration, keep))
         except AnsweredBeforeError as before:
@@ -126,13 +124,13 @@ class ManageIntegrations:
     async def replace(self, tenant_id: str, integration_id: str, asked: IntegrationChanges) -> Integration:
         """Make an integration what was asked for and the preset's defaults; a left-out signing secret is kept."""
         _require_form(integration_id)
-        fields = validation.new_integration(asked, self._presets)
+        fields = await self._with_url_checked(validation.new_integration(asked, self._presets, self._urls.policy))
         return await self._change(tenant_id, integration_id, fields)
 
     async def update(self, tenant_id: str, integration_id: str, asked: IntegrationChanges) -> Integration:
         """Change only what was named."""
         _require_form(integration_id)
-        fields = validation.changed_fields(asked)
+        fields = await self._with_url_checked(validation.changed_fields(asked, self._urls.policy))
         if fields == IntegrationChanges():
             return await self._store.get_integration(tenant_id, integration_id)
         return await self._change(tenant_id, integration_id, fields)
@@ -151,12 +149,12 @@ class ManageIntegrations:
     ) -> Rotation | FirstAnswer:
         """Give an integration a new address; the old one works for the overlap."""
         _require_form(integration_id)
-        overlap = timedelta(seconds=validation.overlap_seconds(asked_overlap_seconds))
+        overlap = timedelta(seconds=outbound_rules.overlap_seconds(asked_overlap_seconds))
         now = self._clock.now()
         rotation = Rotation(
             integration_id=integration_id, ingress_key=_new_ingress_key(), old_key_expires_at=now + overlap
         )
-        keep = _keep(once, rotation, now)
+        keep = kept_answer(once, rotation, now)
         try:
             await self._changes.commit(
                 lambda: self._store.rotate_ingress_key(
@@ -172,6 +170,12 @@ class ManageIntegrations:
             return FirstAnswer(answer=before.answer)
         return rotation
 
+    async def _with_url_checked(self, fields: IntegrationChanges) -> IntegrationChanges:
+        """Return the fields; raise ValidationError when the outbound URL's name leads where nothing may be sent."""
+        if fields.outbound_url:
+            await outbound_rules.look_up("outboundUrl", fields.outbound_url, self._urls)
+        return fields
+
     async def _change(self, tenant_id: str, integration_id: str, fields: IntegrationChanges) -> Integration:
         now = self._clock.now()
         change = await self._changes.commit(
@@ -183,10 +187,6 @@ class ManageIntegrations:
 def _require_form(integration_id: str) -> None:
     if not is_id(integration_id, INTEGRATION_PREFIX):
         raise NotFoundError
-
-
-def _keep(once: Once[Made] | None, made: Made, now: datetime) -> KeptAnswer | None:
-    return KeptAnswer(call=once.call, answer=once.answer_of(made), answered_at=now) if once else None
 
 
 def _new_ingress_key() -> str:

@@ -12,24 +12,36 @@ import structlog
 from servicekit import migrations
 from servicekit.clock import Clock
 from servicekit.database import Database
+from servicekit.egress_names import SystemNames, UrlGuard
 from servicekit.settings import SettingsError
 from services.integrations.authenticate import Authenticator
 from services.integrations.commit_changes import ChangeFeed
 from services.integrations.domain import Change
+from services.integrations.find_targets import FindTargets
 from services.integrations.key_ring import KeyRing
 from services.integrations.load_presets import presets
 from services.integrations.manage_integrations import ManageIntegrations
 from services.integrations.manage_tenants import ManageTenants
+from services.integrations.manage_webhooks import ManageWebhooks
 from services.integrations.servicer import IntegrationsServicer, KeysServicer, RegistryServicer
 from services.integrations.settings import IntegrationsSettings
-from services.integrations.sql_store import SqlIntegrationStore, holds_secrets
+from services.integrations.sql_sealed import holds_secrets
+from services.integrations.sql_store import SqlIntegrationStore
 from services.integrations.sql_tenant_store import SqlTenantStore
+from services.integrations.sql_webhook_store import SqlWebhookStore
 from services.integrations.watch_integrations import WatchIntegrations
 from services.integrations.watchers import Broadcaster
-from textway.integrations.v1 import integrations_service_pb2, keys_service_pb2, registry_service_pb2
+from services.integrations.webhooks_servicer import WebhooksServicer
+from textway.integrations.v1 import (
+    integrations_service_pb2,
+    keys_service_pb2,
+    registry_service_pb2,
+    webhooks_service_pb2,
+)
 from textway.integrations.v1.integrations_service_pb2_grpc import add_IntegrationsServiceServicer_to_server
 from textway.integrations.v1.keys_service_pb2_grpc import add_KeysServiceServicer_to_server
 from textway.integrations.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+from textway.integrations.v1.webhooks_service_pb2_grpc import add_WebhooksServiceServicer_to_server
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "integrations_schema_version"
@@ -43,7 +55,7 @@ class IntegrationsService:
     name = "integrations"
     grpc_services: Sequence[str] = tuple(
         descriptor.full_name
-        for module in (integrations_service_pb2, registry_service_pb2, keys_service_pb2)
+        for module in (integrations_service_pb2, webhooks_service_pb2, registry_service_pb2, keys_service_pb2)
         for descriptor in module.DESCRIPTOR.services_by_name.values()
     )
 
@@ -53,24 +65,38 @@ class IntegrationsService:
         self._database = database
         self._broadcaster: Broadcaster[Change] = Broadcaster(clock)
         self._changes = ChangeFeed(self._broadcaster)
+        self._names = SystemNames()
         tenants = SqlTenantStore(database, key_ring)
         integrations = SqlIntegrationStore(database, key_ring)
+        webhooks = SqlWebhookStore(database, key_ring)
+        urls = UrlGuard(settings.egress_policy(settings.public_url), self._names)
         authenticator = Authenticator(tenants, self._bootstrap_key)
         self._tenants = ManageTenants(store=tenants, changes=self._changes, clock=clock)
         self._keys_servicer = KeysServicer(self._tenants)
         self._integrations_servicer = IntegrationsServicer(
             authenticator=authenticator,
-            manage=ManageIntegrations(store=integrations, changes=self._changes, presets=presets(), clock=clock),
+            manage=ManageIntegrations(
+                store=integrations,
+                changes=self._changes,
+                presets=presets(),
+                urls=urls,
+                clock=clock,
+            ),
             public_url=settings.public_url,
+        )
+        self._webhooks_servicer = WebhooksServicer(
+            authenticator=authenticator, manage=ManageWebhooks(store=webhooks, urls=urls, clock=clock)
         )
         self._registry_servicer = RegistryServicer(
             authenticator=authenticator,
             watch=WatchIntegrations(store=integrations, broadcaster=self._broadcaster, clock=clock),
+            targets=FindTargets(webhooks=webhooks, integrations=integrations, changes=self._changes, clock=clock),
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the servicers."""
         add_IntegrationsServiceServicer_to_server(self._integrations_servicer, server)
+        add_WebhooksServiceServicer_to_server(self._webhooks_servicer, server)
         add_RegistryServiceServicer_to_server(self._registry_servicer, server)
         add_KeysServiceServicer_to_server(self._keys_servicer, server)
 
@@ -90,6 +116,7 @@ class IntegrationsService:
         """Finish the changes that are under way, then let go of the database."""
         self._broadcaster.close()
         await self._changes.drain()
+        self._names.close()
         await self._database.close()
 
 

@@ -1,4 +1,4 @@
-"""The three gRPC services of Integrations: each method converts, calls a use case and converts back."""
+"""The gRPC services of integrations, registry and keys: each method converts, calls a use case and converts back."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from google.protobuf.empty_pb2 import Empty
 
 from servicekit import calls
 from servicekit.idempotency import idempotency_key, replay_header
-from services.integrations import convert
+from services.integrations import convert, webhook_convert
+from services.integrations.answer_once import FirstAnswer
 from services.integrations.authenticate import Authenticator
-from services.integrations.manage_integrations import FirstAnswer, ManageIntegrations
+from services.integrations.find_targets import FindTargets
+from services.integrations.manage_integrations import ManageIntegrations
 from services.integrations.manage_tenants import ManageTenants
 from services.integrations.watch_integrations import WatchIntegrations
 from textway.integrations.v1 import integration_pb2, keys_service_pb2, registry_service_pb2
@@ -102,9 +104,10 @@ class IntegrationsServicer(IntegrationsServiceServicer):
 class RegistryServicer(RegistryServiceServicer):
     """What the other services call."""
 
-    def __init__(self, *, authenticator: Authenticator, watch: WatchIntegrations) -> None:
+    def __init__(self, *, authenticator: Authenticator, watch: WatchIntegrations, targets: FindTargets) -> None:
         self._authenticator = authenticator
         self._watch = watch
+        self._targets = targets
 
     async def WatchIntegrations(
         self, request_iterator: AsyncIterator[registry_service_pb2.WatchIntegrationsRequest], context: Context
@@ -127,6 +130,19 @@ class RegistryServicer(RegistryServiceServicer):
         """See the contract."""
         caller = await self._authenticator.caller_of(request.api_key)
         return registry_service_pb2.AuthenticateApiKeyResponse(tenant_id=caller.tenant_id, key_id=caller.key_id)
+
+    async def GetWebhookTargets(
+        self, request: registry_service_pb2.GetWebhookTargetsRequest, context: Context
+    ) -> registry_service_pb2.GetWebhookTargetsResponse:
+        """See the contract."""
+        return webhook_convert.to_targets(await self._targets.of(request.tenant_id, request.integration_id))
+
+    async def DisableWebhookTarget(
+        self, request: registry_service_pb2.DisableWebhookTargetRequest, context: Context
+    ) -> registry_service_pb2.DisableWebhookTargetResponse:
+        """See the contract."""
+        await self._targets.disable(webhook_convert.failure_from(request))
+        return registry_service_pb2.DisableWebhookTargetResponse()
 
 
 class KeysServicer(KeysServiceServicer):

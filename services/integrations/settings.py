@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, SecretStr, StringConstraints, field_validator
+from pydantic import Field, SecretStr, field_validator
 
+from servicekit.egress_settings import EgressSettings
 from servicekit.ids import has_secret_form
-from servicekit.settings import Address, ProcessSettings
+from servicekit.settings import Address, PublicUrl
 from services.integrations.domain import API_KEY_LENGTH, API_KEY_PREFIX
 
-PublicUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+[^\s?#]*$")]
 
-
-class IntegrationsSettings(ProcessSettings):
+class IntegrationsSettings(EgressSettings):
     """What the Integrations service reads from the environment."""
 
     integrations_listen: Address = Field("127.0.0.1:7101", description="Where Integrations is served, `host:port`.")

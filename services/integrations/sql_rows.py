@@ -10,10 +10,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from servicekit.clock import from_milliseconds
+from servicekit.clock import from_milliseconds, to_milliseconds
 from services.integrations.domain import ApiKey, Dedupe, IngressKey, Integration, Tenant
 from services.integrations.key_ring import KeyRing
+from services.integrations.signing_secrets import NO_SECRETS, OldSecret, SigningSecrets
 from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS, REVISION, TENANTS
+from services.integrations.webhooks import Disabled
 
 # A row's columns are known to SQL only, so its type says nothing of them.
 AnyRow = Row[Any]
@@ -47,7 +49,6 @@ class LoadedIntegration:
         """Return the integration; raise UnreadableSecretError when the ring does not open its secrets."""
         row = self.row
         current = next(key for key in self.keys if key.expires_at_ms is None)
-        sealed_secret: str | None = row.signing_secret_sealed
         return Integration(
             id=row.id,
             tenant_id=row.tenant_id,
@@ -59,17 +60,71 @@ class LoadedIntegration:
             to_path=row.to_path,
             text_path=row.text_path,
             ref_path=row.ref_path,
-            signing_secret=key_ring.open_sealed(sealed_secret, owner=row.id) if sealed_secret else "",
+            secrets=opened_secrets(key_ring, row, owner=row.id),
             signing_header=row.signing_header,
             outbound_url=row.outbound_url,
             default_region=row.default_region,
             priority=row.priority,
             on_unknown=row.on_unknown,
             dedupe=Dedupe(key=row.dedupe_key, window_seconds=row.dedupe_window_seconds, mode=row.dedupe_mode),
+            sender=row.sender,
+            tag=row.tag,
+            max_segments=row.max_segments,
+            on_overflow=row.on_overflow,
+            outbound_events=events_from(row.outbound_events),
+            outbound_disabled=disabled_from(
+                row.outbound_disabled_at_ms, row.outbound_disabled_reason, row.outbound_missed_since_ms
+            ),
+            reply_window_seconds=row.reply_window_seconds,
             revision=row.revision,
             created_at=from_milliseconds(row.created_at_ms),
             updated_at=from_milliseconds(row.updated_at_ms),
         )
+
+
+def opened_secrets(key_ring: KeyRing, row: AnyRow, *, owner: str) -> SigningSecrets:
+    """Return the secrets of a row of INTEGRATIONS or WEBHOOKS; raise UnreadableSecretError."""
+    if not row.signing_secret_sealed:
+        return NO_SECRETS
+    newest, old = key_ring.open_sealed(row.signing_secret_sealed, owner=owner), None
+    if row.old_signing_secret_sealed:
+        old = OldSecret(
+            secret=key_ring.open_sealed(row.old_signing_secret_sealed, owner=owner),
+            expires_at=from_milliseconds(row.old_signing_secret_expires_at_ms),
+        )
+    return SigningSecrets(newest=newest, old=old)
+
+
+def sealed_secrets(key_ring: KeyRing, secrets: SigningSecrets, *, owner: str) -> dict[str, object]:
+    """Return the columns that hold secrets."""
+    old = secrets.old
+    return {
+        "signing_secret_sealed": key_ring.seal(secrets.newest, owner=owner) if secrets.newest else None,
+        "old_signing_secret_sealed": key_ring.seal(old.secret, owner=owner) if old else None,
+        "old_signing_secret_expires_at_ms": to_milliseconds(old.expires_at) if old else None,
+    }
+
+
+def disabled_from(at_ms: int | None, reason: str, missed_since_ms: int | None) -> Disabled | None:
+    """Return since when and why nothing is sent to a URL; None when it is enabled."""
+    if at_ms is None:
+        return None
+    since_ms = at_ms if missed_since_ms is None else missed_since_ms
+    return Disabled(at=from_milliseconds(at_ms), reason=reason, missed_since=from_milliseconds(since_ms))
+
+
+def disabled_values(disabled: Disabled | None, prefix: str = "") -> dict[str, object]:
+    """Return the columns that tell since when and why nothing is sent to a URL."""
+    return {
+        f"{prefix}disabled_at_ms": to_milliseconds(disabled.at) if disabled else None,
+        f"{prefix}disabled_reason": disabled.reason if disabled else "",
+        f"{prefix}missed_since_ms": to_milliseconds(disabled.missed_since) if disabled else None,
+    }
+
+
+def events_from(stored: str) -> tuple[str, ...]:
+    """Return events as they are stored: with spaces between them."""
+    return tuple(stored.split())
 
 
 def select_integrations() -> Select[Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
@@ -14,18 +15,22 @@ from servicekit.database import Database
 from servicekit.errors import ConflictError, NotFoundError
 from servicekit.paging import PageRequest
 from services.integrations.domain import Change, Dedupe, Integration, IntegrationChanges, KeptAnswer, sha256
-from services.integrations.key_ring import KeyRing, UnreadableSecretError
-from services.integrations.sql_kept_answers import count_unreadable_answers, keep_or_repeat, reseal_kept_answers
+from services.integrations.key_ring import KeyRing
+from services.integrations.sql_kept_answers import keep_or_repeat
 from services.integrations.sql_rows import (
     LoadedIntegration,
     current_revision,
+    disabled_values,
     load_integrations,
     next_revision,
+    sealed_secrets,
     select_integrations,
     with_keys,
 )
+from services.integrations.sql_sealed import count_unreadable, reseal_all
 from services.integrations.store import Page, Snapshot
-from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS, KEPT_ANSWERS
+from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS
+from services.integrations.webhooks import Disabled, switched
 
 # Each old address is 50 bytes in every watcher's memory and on every change.
 MAX_OLD_KEYS: Final = 100
@@ -41,14 +46,12 @@ _PLAIN_COLUMNS: Final = (
     "default_region",
     "priority",
     "on_unknown",
+    "sender",
+    "tag",
+    "max_segments",
+    "on_overflow",
+    "reply_window_seconds",
 )
-
-
-async def holds_secrets(database: Database) -> bool:
-    """Tell whether anything is stored that only a key ring opens; this needs none."""
-    async with database.read() as connection:
-        secrets = or_(*(exists().select_from(table) for table in (INTEGRATIONS, KEPT_ANSWERS)))
-        return bool((await connection.execute(select(secrets))).scalar_one())
 
 
 class SqlIntegrationStore:
@@ -72,10 +75,7 @@ class SqlIntegrationStore:
     async def get_integration(self, tenant_id: str, integration_id: str) -> Integration:
         """See IntegrationStore."""
         async with self._database.read() as connection:
-            loaded = await load_integrations(connection, _belongs(tenant_id, integration_id))
-        if not loaded:
-            raise NotFoundError
-        return loaded[0].opened(self._key_ring)
+            return await self._load(connection, tenant_id, integration_id)
 
     async def list_integrations(self, tenant_id: str, page: PageRequest) -> Page:
         """See IntegrationStore."""
@@ -94,14 +94,27 @@ class SqlIntegrationStore:
         self, tenant_id: str, integration_id: str, changes: IntegrationChanges, now: datetime
     ) -> Change:
         """See IntegrationStore."""
-        values = {name: getattr(changes, name) for name in _PLAIN_COLUMNS if getattr(changes, name) is not None}
-        if changes.dedupe is not None:
-            values |= _dedupe_values(changes.dedupe)
-        if changes.signing_secret is not None:
-            values["signing_secret_sealed"] = self._sealed(changes.signing_secret, integration_id)
+        async with self._database.write() as connection:
+            # What becomes of secrets depends on what they are; the revision's row keeps others from changing them.
+            revision = await next_revision(connection)
+            before = await self._load(connection, tenant_id, integration_id)
+            values = self._changed_values(before, changes, now)
+            await _touch(connection, tenant_id, integration_id, revision, now, **values)
+            change = await self._change(connection, integration_id, revision)
+        (after,) = change.changed
+        if before.outbound_disabled and not after.outbound_disabled:
+            after = replace(after, outbound_missed_since=before.outbound_disabled.missed_since)
+        return replace(change, changed=(after,))
+
+    async def disable_outbound(self, tenant_id: str, integration_id: str, url: str, disabled: Disabled) -> Change:
+        """See IntegrationStore."""
         async with self._database.write() as connection:
             revision = await next_revision(connection)
-            await _touch(connection, tenant_id, integration_id, revision, now, **values)
+            before = await self._load(connection, tenant_id, integration_id)
+            if before.outbound_url != url or before.outbound_disabled:
+                raise NotFoundError
+            values = disabled_values(disabled, "outbound_")
+            await _touch(connection, tenant_id, integration_id, revision, disabled.at, **values)
             return await self._change(connection, integration_id, revision)
 
     async def delete_integration(self, tenant_id: str, integration_id: str) -> Change:
@@ -152,37 +165,23 @@ class SqlIntegrationStore:
     async def count_unreadable_secrets(self) -> int:
         """See IntegrationStore."""
         async with self._database.read() as connection:
-            loaded = await load_integrations(connection)
-            answers = await count_unreadable_answers(connection, self._key_ring)
-        return sum(not self._opens(one) for one in loaded) + answers
+            return await count_unreadable(connection, self._key_ring)
 
     async def reseal(self) -> int:
         """See IntegrationStore."""
         async with self._database.write() as connection:
-            count = 0
-            for table, id_column, sealed in (
-                (INTEGRATIONS, INTEGRATIONS.c.id, INTEGRATIONS.c.signing_secret_sealed),
-                (INGRESS_KEYS, INGRESS_KEYS.c.sha256, INGRESS_KEYS.c.key_sealed),
-            ):
-                for row_id, old in (
-                    await connection.execute(select(id_column, sealed).where(sealed.is_not(None)))
-                ).all():
-                    values = {sealed.name: self._key_ring.reseal(old)}
-                    await connection.execute(update(table).where(id_column == row_id).values(values))
-                    count += 1
-            return count + await reseal_kept_answers(connection, self._key_ring)
+            return await reseal_all(connection, self._key_ring)
 
     def _pages(self, loaded: Sequence[LoadedIntegration], page_size: int) -> Iterator[Sequence[Integration]]:
         # Opened page by page, so that a large snapshot does not hold up the calls beside it.
         for start in range(0, len(loaded), page_size):
             yield [one.opened(self._key_ring) for one in loaded[start : start + page_size]]
 
-    def _opens(self, loaded: LoadedIntegration) -> bool:
-        try:
-            loaded.opened(self._key_ring)
-        except UnreadableSecretError:
-            return False
-        return True
+    async def _load(self, connection: AsyncConnection, tenant_id: str, integration_id: str) -> Integration:
+        loaded = await load_integrations(connection, _belongs(tenant_id, integration_id))
+        if not loaded:
+            raise NotFoundError
+        return loaded[0].opened(self._key_ring)
 
     async def _change(self, connection: AsyncConnection, integration_id: str, revision: int) -> Change:
         (loaded,) = await load_integrations(connection, INTEGRATIONS.c.id == integration_id)
@@ -193,8 +192,21 @@ class SqlIntegrationStore:
         values = {"sha256": sha256(key), "integration_id": integration_id, "key_sealed": sealed, "expires_at_ms": None}
         await connection.execute(insert(INGRESS_KEYS).values(values))
 
-    def _sealed(self, secret: str, integration_id: str) -> str | None:
-        return self._key_ring.seal(secret, owner=integration_id) if secret else None
+    def _changed_values(self, before: Integration, changes: IntegrationChanges, now: datetime) -> dict[str, object]:
+        values = {name: getattr(changes, name) for name in _PLAIN_COLUMNS if getattr(changes, name) is not None}
+        if changes.dedupe is not None:
+            values |= _dedupe_values(changes.dedupe)
+        if changes.outbound_events is not None:
+            values["outbound_events"] = " ".join(changes.outbound_events)
+        if changes.switches_outbound is not None:
+            state = switched(before.outbound_disabled, is_enabled=changes.switches_outbound, now=now)
+            values |= disabled_values(state, "outbound_")
+        secrets = before.secrets.changed(
+            changes.signing_secret, overlap_seconds=changes.signing_secret_overlap_seconds, now=now
+        )
+        if secrets != before.secrets:
+            values |= sealed_secrets(self._key_ring, secrets, owner=before.id)
+        return values
 
     def _values(self, integration: Integration, revision: int) -> dict[str, object]:
         return {
@@ -202,7 +214,9 @@ class SqlIntegrationStore:
             **_dedupe_values(integration.dedupe),
             "id": integration.id,
             "tenant_id": integration.tenant_id,
-            "signing_secret_sealed": self._sealed(integration.signing_secret, integration.id),
+            **sealed_secrets(self._key_ring, integration.secrets, owner=integration.id),
+            "outbound_events": " ".join(integration.outbound_events),
+            **disabled_values(integration.outbound_disabled, "outbound_"),
             "revision": revision,
             "created_at_ms": to_milliseconds(integration.created_at),
             "updated_at_ms": to_milliseconds(integration.updated_at),

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from servicekit.paging import PageRequest
 from services.integrations.domain import ApiKey, Change, Integration, IntegrationChanges, KeptAnswer, Tenant
+from services.integrations.webhooks import Disabled, SavedWebhook, Targets, Webhook, WebhookFields
 
 
 class AnsweredBeforeError(Exception):
@@ -98,7 +99,13 @@ class IntegrationStore(Protocol):
     async def change_integration(
         self, tenant_id: str, integration_id: str, changes: IntegrationChanges, now: datetime
     ) -> Change:
-        """Set the fields that are not None, leave the others; return it as it is now."""
+        """Set the fields that are not None, leave the others; return it as it is now.
+
+        `SigningSecrets.changed` says what becomes of its secrets.
+        """
+
+    async def disable_outbound(self, tenant_id: str, integration_id: str, url: str, disabled: Disabled) -> Change:
+        """Switch its outbound URL off; raise NotFoundError when that is another one by now, or off already."""
 
     async def delete_integration(self, tenant_id: str, integration_id: str) -> Change:
         """Delete an integration and every address of it."""
@@ -129,3 +136,35 @@ class IntegrationStore(Protocol):
 
     async def reseal(self) -> int:
         """Encrypt every stored secret again, with the ring's first key; return how many there were."""
+
+
+class WebhookStore(Protocol):
+    """Tenants' forward-all webhooks, one each at most. No watcher is told of them, so that they take no revisions.
+
+    Raises NoWebhookConfigError where a tenant has none, and for KeptAnswers what IntegrationStore raises.
+    """
+
+    async def put_webhook(
+        self, tenant_id: str, fields: WebhookFields, *, new_secret: str, now: datetime
+    ) -> SavedWebhook:
+        """Set a webhook with that secret, or replace one, which keeps its own secrets.
+
+        Of several at once that set the first, one does, and the others replace it.
+        """
+
+    async def get_webhook(self, tenant_id: str) -> Webhook:
+        """Return it."""
+
+    async def rotate_webhook_secret(
+        self, tenant_id: str, *, new_secret: str, overlap_seconds: int, now: datetime, keep: KeptAnswer | None = None
+    ) -> Webhook:
+        """Make `new_secret` the newest; `SigningSecrets.changed` says what becomes of the others."""
+
+    async def delete_webhook(self, tenant_id: str) -> None:
+        """Delete it with its secrets."""
+
+    async def disable_webhook(self, tenant_id: str, url: str, disabled: Disabled) -> bool:
+        """Switch it off; return False when there is none, it has another URL by now, or it is off already."""
+
+    async def find_targets(self, tenant_id: str, integration_id: str) -> Targets:
+        """Return the tenant's webhook and one integration's outbound URL, as far as there are any."""

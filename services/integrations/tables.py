@@ -57,6 +57,17 @@ class IntegrationRow(SQLModel, table=True):
     dedupe_key: str = Field(sa_column_kwargs={"server_default": ""})
     dedupe_window_seconds: int = Field(sa_column_kwargs={"server_default": "0"})
     dedupe_mode: str = Field(sa_column_kwargs={"server_default": ""})
+    sender: str = Field(sa_column_kwargs={"server_default": ""})
+    tag: str = Field(sa_column_kwargs={"server_default": ""})
+    max_segments: int = Field(sa_column_kwargs={"server_default": "0"})
+    on_overflow: str = Field(sa_column_kwargs={"server_default": "reject"})
+    old_signing_secret_sealed: str | None
+    old_signing_secret_expires_at_ms: int | None = Field(sa_type=BigInteger)
+    outbound_events: str = Field(sa_column_kwargs={"server_default": "message.received"})  # with spaces between them
+    outbound_disabled_at_ms: int | None = Field(sa_type=BigInteger)
+    outbound_disabled_reason: str = Field(sa_column_kwargs={"server_default": ""})
+    outbound_missed_since_ms: int | None = Field(sa_type=BigInteger)
+    reply_window_seconds: int = Field(sa_column_kwargs={"server_default": "0"})
     revision: int = Field(sa_type=BigInteger)
     created_at_ms: int = Field(sa_type=BigInteger)
     updated_at_ms: int = Field(sa_type=BigInteger)
@@ -81,6 +92,24 @@ class IngressKeyRow(SQLModel, table=True):
     integration_id: str = Field(foreign_key="integrations_integrations.id")
     key_sealed: str | None
     expires_at_ms: int | None = Field(sa_type=BigInteger)
+
+
+class WebhookRow(SQLModel, table=True):
+    """A tenant's forward-all webhook."""
+
+    __tablename__ = "integrations_webhooks"
+
+    tenant_id: str = Field(primary_key=True, foreign_key="integrations_tenants.id")
+    url: str
+    events: str  # with spaces between them
+    signing_secret_sealed: str
+    old_signing_secret_sealed: str | None
+    old_signing_secret_expires_at_ms: int | None = Field(sa_type=BigInteger)
+    disabled_at_ms: int | None = Field(sa_type=BigInteger)
+    disabled_reason: str
+    missed_since_ms: int | None = Field(sa_type=BigInteger)
+    created_at_ms: int = Field(sa_type=BigInteger)
+    updated_at_ms: int = Field(sa_type=BigInteger)
 
 
 class RevisionRow(SQLModel, table=True):
@@ -113,5 +142,6 @@ TENANTS: Final = _table("integrations_tenants")
 API_KEYS: Final = _table("integrations_api_keys")
 INTEGRATIONS: Final = _table("integrations_integrations")
 INGRESS_KEYS: Final = _table("integrations_ingress_keys")
+WEBHOOKS: Final = _table("integrations_webhooks")
 REVISION: Final = _table("integrations_revision")
 KEPT_ANSWERS: Final = _table("integrations_kept_answers")

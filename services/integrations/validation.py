@@ -6,17 +6,20 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final
 
+from servicekit import senders
+from servicekit.egress_urls import PUBLIC_ONLY, EgressPolicy
 from servicekit.errors import Issue, ValidationError
 from servicekit.ids import is_id
 from servicekit.json_paths import PathError, compile_path
 from servicekit.phone_numbers import is_region
+from services.integrations import outbound_rules
 from services.integrations.domain import (
     DEDUPE_MODES,
     DEFAULT_DEDUPE_SECONDS,
     NO_DEDUPE,
+    ON_OVERFLOW,
     ON_UNKNOWN,
     PRIORITIES,
     TENANT_PREFIX,
@@ -25,15 +28,15 @@ from services.integrations.domain import (
     Preset,
 )
 from services.integrations.load_presets import DEFAULT_PRESET
+from services.integrations.webhooks import DEFAULT_EVENTS
 
 MAX_NAME_LENGTH: Final = 100
 MIN_SECRET_LENGTH: Final = 8
 MAX_SECRET_LENGTH: Final = 256
 MAX_HEADER_LENGTH: Final = 64
-MAX_URL_BYTES: Final = 2048
-DEFAULT_OVERLAP_SECONDS: Final = 86_400
-MAX_OVERLAP_SECONDS: Final = 604_800
 MAX_DEDUPE_SECONDS: Final = 2_592_000
+MAX_TAG_LENGTH: Final = 64
+MAX_SEGMENTS: Final = 20
 
 # RFC 9110, section 5.6.2.
 _HTTP_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -81,18 +84,20 @@ class _WrongError(ValueError):
     """A value can not be used; the message follows the field's name."""
 
 
-def new_integration(asked: IntegrationChanges, presets: Mapping[str, Preset]) -> IntegrationChanges:
+def new_integration(
+    asked: IntegrationChanges, presets: Mapping[str, Preset], replies_to: EgressPolicy = PUBLIC_ONLY
+) -> IntegrationChanges:
     """Return a whole integration: what was asked for, and the preset's default for the rest.
 
     A signing secret that was left out stays None, which makes a new integration unsigned and lets a replaced one keep
-    what it has. Raises ValidationError.
+    what it has. `replies_to` says what an outbound URL may lead to; its name is not looked up. Raises ValidationError.
     """
     asked = replace(asked, name=asked.name or "")
     issues: list[Issue] = []
     preset = presets.get(DEFAULT_PRESET if asked.preset is None else asked.preset)
     if preset is None:
         issues.append(Issue(path="preset", message=_one_of(sorted(presets))))
-    checked = _check_fields(asked, issues)
+    checked = _check_fields(asked, replies_to, issues)
     if preset is None or issues:
         raise ValidationError(issues)
     return IntegrationChanges(
@@ -108,21 +113,29 @@ def new_integration(asked: IntegrationChanges, presets: Mapping[str, Preset]) ->
         priority=preset.priority if checked.priority is None else checked.priority,
         on_unknown=preset.on_unknown if checked.on_unknown is None else checked.on_unknown,
         dedupe=checked.dedupe or NO_DEDUPE,
+        sender=checked.sender or "",
+        tag=checked.tag or "",
+        max_segments=checked.max_segments or 0,
+        on_overflow=checked.on_overflow or ON_OVERFLOW[0],
+        outbound_events=checked.outbound_events or DEFAULT_EVENTS,
+        outbound_enabled=checked.outbound_enabled is not False,
+        reply_window_seconds=checked.reply_window_seconds or 0,
+        signing_secret_overlap_seconds=checked.signing_secret_overlap_seconds,
     )
 
 
-def changed_fields(asked: IntegrationChanges) -> IntegrationChanges:
+def changed_fields(asked: IntegrationChanges, replies_to: EgressPolicy = PUBLIC_ONLY) -> IntegrationChanges:
     """Return only what was asked for, in the form in which it is kept; raise ValidationError."""
     issues: list[Issue] = []
-    checked = _check_fields(asked, issues)
+    checked = _check_fields(asked, replies_to, issues)
     if issues:
         raise ValidationError(issues)
     return checked
 
 
-def _check_fields(asked: IntegrationChanges, issues: list[Issue]) -> IntegrationChanges:
+def _check_fields(asked: IntegrationChanges, replies_to: EgressPolicy, issues: list[Issue]) -> IntegrationChanges:
     """Return the fields as they are kept, and add an issue for each that is wrong."""
-    checked: dict[str, str] = {}
+    checked: dict[str, Any] = {}  # Any: mypy would hold every field to one type
     for attribute, field in _FIELDS.items():
         value: str | None = getattr(asked, attribute)
         if value is None:
@@ -132,7 +145,9 @@ def _check_fields(asked: IntegrationChanges, issues: list[Issue]) -> Integration
         except _WrongError as error:
             issues.append(Issue(path=field.json_name, message=str(error)))
     dedupe = None if asked.dedupe is None else _check_dedupe(asked.dedupe, issues)
-    return replace(asked, **checked, dedupe=dedupe)
+    _check_max_segments(asked.max_segments, issues)
+    events = _check_outbound(asked, replies_to, issues)
+    return replace(asked, **checked, dedupe=dedupe, outbound_events=events)
 
 
 def _check_dedupe(asked: Dedupe, issues: list[Issue]) -> Dedupe:
@@ -150,6 +165,22 @@ def _check_dedupe(asked: Dedupe, issues: list[Issue]) -> Dedupe:
     if mode not in DEDUPE_MODES:
         issues.append(Issue(path="dedupe.mode", message=_one_of(DEDUPE_MODES)))
     return Dedupe(key=asked.key, window_seconds=seconds, mode=mode)
+
+
+def _check_outbound(asked: IntegrationChanges, policy: EgressPolicy, issues: list[Issue]) -> tuple[str, ...] | None:
+    """Return the outbound events as they are kept, and add an issue for each field that is wrong."""
+    if asked.outbound_url:
+        outbound_rules.check_url_form("outboundUrl", asked.outbound_url, policy, issues)
+    outbound_rules.check_reply_window("replyWindowSeconds", asked.reply_window_seconds, issues)
+    outbound_rules.check_overlap("signingSecretOverlapSeconds", asked.signing_secret_overlap_seconds, issues)
+    if not asked.outbound_events:
+        return None
+    return outbound_rules.check_events("outboundEvents", asked.outbound_events, issues)
+
+
+def _check_max_segments(asked: int | None, issues: list[Issue]) -> None:
+    if asked is not None and not 0 <= asked <= MAX_SEGMENTS:
+        issues.append(Issue(path="maxSegments", message=f"must be 1 to {MAX_SEGMENTS}, or 0 for no limit, not {asked}"))
 
 
 def _dedupe_key(value: str) -> str:
@@ -206,28 +237,6 @@ def _signing_header(value: str) -> str:
     return value
 
 
-def _outbound_url(value: str) -> str:
-    if not value:
-        return value
-    if len(value.encode()) > MAX_URL_BYTES:
-        raise _WrongError(f"must be at most {MAX_URL_BYTES} bytes")
-    # urlsplit drops tabs and line ends in silence, so that what is kept would not be what was checked.
-    if "\\" in value or any(character.isspace() or not character.isprintable() for character in value):
-        raise _WrongError("may not contain spaces, control characters or backslashes")
-    try:
-        parts = urlsplit(value)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise _WrongError("is no URL: its host or port can not be read") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise _WrongError("must be an absolute http or https URL, such as https://example.com/replies")
-    if "@" in parts.netloc:
-        raise _WrongError("may not hold a user name or password: the signature proves who sends")
-    if "#" in value:
-        raise _WrongError("may not have a fragment: a server never sees it")
-    return value
-
-
 def _default_region(value: str) -> str:
     region = value.upper()
     # In upper case, one character outside ASCII can become two letters: a sharp s would be South Sudan.
@@ -242,6 +251,22 @@ def _priority(value: str) -> str:
 
 def _on_unknown(value: str) -> str:
     return _known(value, ON_UNKNOWN)
+
+
+def _sender(value: str) -> str:
+    if value and not senders.is_sender(value):
+        raise _WrongError(senders.RULE)
+    return value
+
+
+def _tag(value: str) -> str:
+    if len(value) > MAX_TAG_LENGTH or not value.isprintable():
+        raise _WrongError(f"must be at most {MAX_TAG_LENGTH} printable characters")
+    return value
+
+
+def _on_overflow(value: str) -> str:
+    return _known(value, ON_OVERFLOW)
 
 
 def _known(value: str, words: Sequence[str]) -> str:
@@ -261,22 +286,13 @@ _FIELDS: Final[Mapping[str, _Field]] = {
     "ref_path": _Field(json_name="refPath", check=_optional_path),
     "signing_secret": _Field(json_name="signingSecret", check=_signing_secret),
     "signing_header": _Field(json_name="signingHeader", check=_signing_header),
-    "outbound_url": _Field(json_name="outboundUrl", check=_outbound_url),
     "default_region": _Field(json_name="defaultRegion", check=_default_region),
     "priority": _Field(json_name="priority", check=_priority),
     "on_unknown": _Field(json_name="onUnknown", check=_on_unknown),
+    "sender": _Field(json_name="from", check=_sender),
+    "tag": _Field(json_name="tag", check=_tag),
+    "on_overflow": _Field(json_name="onOverflow", check=_on_overflow),
 }
-
-
-def overlap_seconds(asked: int | None) -> int:
-    """Return how long the old address goes on working; raise ValidationError."""
-    if asked is None:
-        return DEFAULT_OVERLAP_SECONDS
-    if not 0 <= asked <= MAX_OVERLAP_SECONDS:
-        raise ValidationError(
-            [Issue(path="overlapSeconds", message=f"must be 0 to {MAX_OVERLAP_SECONDS}, not {asked}")]
-        )
-    return asked
 
 
 def tenant_name(value: str) -> str:

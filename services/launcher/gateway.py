@@ -18,9 +18,17 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
 
-from textway.delivery.v1 import messages_service_pb2
+from textway.delivery.v1 import (
+    callbacks_service_pb2,
+    carriers_service_pb2,
+    inbound_service_pb2,
+    messages_service_pb2,
+    opt_outs_service_pb2,
+    webhook_deliveries_service_pb2,
+    webhook_examples_service_pb2,
+)
 from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
-from textway.integrations.v1 import integrations_service_pb2
+from textway.integrations.v1 import integrations_service_pb2, webhooks_service_pb2
 
 FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "gateway"
 DRAIN_SECONDS: Final = 1
@@ -29,7 +37,10 @@ _MAX_SOCKET_PATH: Final = 100
 _ACTIVE: Final = "/stats?filter=^http\\.public\\.downstream_rq_active$"
 
 _PUBLIC: Final = (
-    *(integrations_service_pb2, ingress_service_pb2, health_service_pb2, messages_service_pb2),
+    *(integrations_service_pb2, webhooks_service_pb2, ingress_service_pb2, health_service_pb2),
+    *(messages_service_pb2, carriers_service_pb2, callbacks_service_pb2),
+    *(inbound_service_pb2, opt_outs_service_pb2),
+    *(webhook_deliveries_service_pb2, webhook_examples_service_pb2),
     error_details_pb2,  # the transcoder gives no body to an error whose details it does not know
 )
 

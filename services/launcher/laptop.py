@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from servicekit.settings import ENV_PREFIX, SettingsError
-from services.launcher import gateway
+from services.launcher import carriers_command, gateway
 from services.launcher.runtime import addresses_file, write_addresses
 from services.launcher.settings import LauncherSettings
 from services.launcher.supervision import Child, Folders, supervise
@@ -39,7 +39,7 @@ def run_up(settings: LauncherSettings, *, announce: Callable[[str], None], pytho
 
     `announce` is called with the public address once all is serving, and before `ready <address>` is printed.
     `python` is the command that runs a service when `serve <name>` is added. Raises SettingsError when a port or the
-    data folder can not be had.
+    data folder can not be had, or the carriers' file can not be used.
     """
     data_dir = settings.data_dir.absolute()
     folders = Folders(logs=data_dir / "logs", run=data_dir / "run")
@@ -50,6 +50,7 @@ def run_up(settings: LauncherSettings, *, announce: Callable[[str], None], pytho
         _raise_open_files()
         addresses = _addresses(settings)
         os.environ.update(_environment(settings, data_dir, addresses))
+        carriers_command.read()  # so that a wrong file is told once, and by this process
         if subprocess.run([*python, "migrate"], check=False).returncode:
             _report("the databases could not be brought up to date")
             return 1
@@ -140,7 +141,11 @@ def _free_address(held: contextlib.ExitStack) -> str:
 
 
 def _environment(settings: LauncherSettings, data_dir: Path, addresses: Mapping[str, str]) -> dict[str, str]:
-    values = {"DATA_DIR": str(data_dir), "PUBLIC_URL": settings.public_url or settings.address}
+    values = {
+        "DATA_DIR": str(data_dir),
+        "PUBLIC_URL": settings.public_url or settings.address,
+        "EGRESS_ALLOW": settings.egress_allow,
+    }
     for name, address in addresses.items():
         values[f"{name.upper()}_LISTEN"] = values[f"{name.upper()}_ADDRESS"] = address
     return {f"{ENV_PREFIX}{name}": value for name, value in values.items()}

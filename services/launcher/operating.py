@@ -39,6 +39,11 @@ def announce(address: str) -> None:
     click.echo("Paste these into a shell:\n")
     for line in try_out_lines(address, key):
         click.echo(f"  {line}")
+    inside = os.environ.get("TEXTWAY_EGRESS_ALLOW")
+    if inside:
+        click.echo(
+            f"\nReplies may go to receivers in {inside}, over http too; TEXTWAY_EGRESS_ALLOW= allows only public ones."
+        )
     click.echo("")
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from servicekit.egress_settings import Networks
 from servicekit.settings import Address, ProcessSettings
 
 
@@ -19,6 +20,11 @@ class LauncherSettings(ProcessSettings):
     )
     public_url: str = Field(
         "", description="Address under which senders reach the gateway; empty for http://127.0.0.1:<port>."
+    )
+    egress_allow: Networks = Field(
+        "127.0.0.0/8,::1/128",
+        description="Networks that customers' URLs may lead to although they are not public: this machine, so that it"
+        " can receive its own webhooks. Empty for none.",
     )
     integrations_listen: Address | Literal[""] = Field(
         "", description="Where Integrations listens; `up` takes a free port when empty."

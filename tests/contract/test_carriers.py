@@ -17,9 +17,13 @@ from services.delivery.carriers.base import (
     Taken,
     TryLater,
 )
-from services.delivery.carriers.http import Gateway, HttpCarrier
+from services.delivery.carriers.http.carrier import HttpCarrier
+from services.delivery.carriers.http.definition import Installation, load_definition, shipped
 from services.delivery.carriers.simulator import Simulator
+from services.delivery.carriers.smpp.carrier import SmppCarrier
+from services.delivery.carriers.smpp.link import SmppLink
 from services.delivery.domain import FailureReason, Status
+from tests.fakes.smsc import FakeSmsc
 from tests.kit.carrier import serving
 
 
@@ -65,7 +69,7 @@ class Subject:
                 await asyncio.sleep(0.01)
 
 
-@pytest.fixture(params=["simulator", "http blind", "http reconcilable", "http idempotent"])
+@pytest.fixture(params=["simulator", "http blind", "http reconcilable", "http idempotent", "smpp"])
 async def subject(request, tmp_path, clock):
     kind, _, capability = request.param.partition(" ")
     if kind == "simulator":
@@ -73,9 +77,18 @@ async def subject(request, tmp_path, clock):
         yield Subject(carrier=carrier, tells_receipts=True, brings_replies=True)
         await carrier.stop()
         return
+    if kind == "smpp":
+        async with FakeSmsc() as smsc:
+            link = SmppLink(name="smsc", sender="+6598765432", host="127.0.0.1", port=smsc.port, system_id="textway")
+            carrier = SmppCarrier(link, clock)
+            yield Subject(carrier=carrier, tells_receipts=True, brings_replies=True)
+            await carrier.stop()
+        return
     async with serving(tmp_path / "carrier.log", capability=capability) as url:
-        gateway = Gateway(url=url, sender="+6598765432", capability=Capability(capability))
-        carrier = HttpCarrier(gateway, clock)
+        installation = Installation(
+            name="main", sender="+6598765432", settings={"url": url}, capability=Capability(capability)
+        )
+        carrier = HttpCarrier(load_definition(shipped()["own-gateway"]), installation, clock)
         yield Subject(carrier=carrier, tells_receipts=False, brings_replies=False)
         await carrier.stop()
 

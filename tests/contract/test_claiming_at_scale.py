@@ -24,11 +24,13 @@ from sqlalchemy.engine import Engine
 from servicekit import ids, migrations
 from servicekit.clock import to_milliseconds
 from servicekit.database import Database
+from servicekit.sms_text import Encoding
 from services.delivery import service
-from services.delivery.domain import Encoding, Failure, FailureReason, NewMessage, Outcome, Status
+from services.delivery.domain import Failure, FailureReason, NewMessage, Outcome, Status
 from services.delivery.sql_store import SqlMessageStore
-from services.delivery.store import Begin, DueMessage, FinishedAttempt, StartedAttempt
+from services.delivery.store import FinishedAttempt, StartedAttempt
 from tests.fakes.postgres import new_database
+from tests.kit.claims import ROUTE, claim
 
 FULL = os.environ.get("TEXTWAY_FULL_FAULTS") == "1"
 CLAIMERS = 8
@@ -64,6 +66,7 @@ def new_message(created_at: datetime, integration_id: str = "wkh_1") -> NewMessa
         encoding=Encoding.GSM7,
         created_at=created_at,
         valid_until=created_at + timedelta(hours=4),
+        route=ROUTE,
     )
 
 
@@ -71,6 +74,7 @@ def finished(attempt: StartedAttempt, at: datetime) -> FinishedAttempt:
     return FinishedAttempt(
         message_id=attempt.message.id,
         number=attempt.number,
+        carrier=attempt.carrier,
         token=attempt.token,
         outcome=Outcome.TAKEN,
         detail="taken",
@@ -91,10 +95,6 @@ def refused_for_now(attempt: StartedAttempt, at: datetime) -> FinishedAttempt:
         failure=Failure(reason=FailureReason.CARRIER_UNAVAILABLE),
         retry_at=at + timedelta(milliseconds=100),
     )
-
-
-def begin(_due: DueMessage) -> Begin:
-    return Begin(carrier="simulator", sender="+6598765432")
 
 
 @contextlib.asynccontextmanager
@@ -120,10 +120,8 @@ async def claim_until_empty(url: str, claimer: int) -> list[Held]:
         deadline = time.monotonic() + IN_TIME_SECONDS
         while time.monotonic() < deadline:
             now = datetime.now(UTC)
-            claimed = await store.claim(
-                shard=0, now=now, lease_until=now + LEASE, limit=chance.randint(1, 60), decide=begin
-            )
-            if not claimed and await store.next_due(0) is None:
+            claimed = await claim(store, now=now, lease=LEASE, limit=chance.randint(1, 60))
+            if not claimed and await store.next_due(0, [ROUTE]) is None:
                 return held
             await asyncio.sleep(0.02 if claimed else 0.1)
             held += await let_go(store, chance, claimer, now, claimed)
@@ -227,7 +225,7 @@ async def add_finished(database: Database, count: int) -> None:
     store = SqlMessageStore(database)
     now = datetime(2026, 6, 1, tzinfo=UTC)
     await store.add([new_message(now)])
-    (attempt,) = await store.claim(shard=0, now=now, lease_until=now + LEASE, limit=1, decide=begin)
+    (attempt,) = await claim(store, now=now, limit=1)
     await store.finish([finished(attempt, now)])
     series = f"WITH RECURSIVE series(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM series WHERE n < {count}) "
     async with database.write(patience_seconds=600) as connection:
@@ -298,8 +296,8 @@ async def test_a_claim_reads_the_due_rows_that_it_takes_and_no_finished_ones(eng
         # The statistics are of an empty queue, as they mostly are where the queue is kept up with.
         await add_all(store, [new_message(now) for _ in range(backlog)])
         with statements_of_a_claim() as statements:
-            assert len(await store.claim(shard=0, now=now, lease_until=now + LEASE, limit=limit, decide=begin)) == limit
-            await store.next_due(0)
+            assert len(await claim(store, now=now, limit=limit)) == limit
+            await store.next_due(0, [ROUTE])
         steps = await explain(database, statements)
 
     assert any("delivery_due_ready" in str(step) for _, step in steps), steps
@@ -335,7 +333,7 @@ async def test_a_claim_takes_as_long_beside_two_million_finished_messages_as_bes
                     store = SqlMessageStore(database)
                     await store.add([new_message(now) for _ in range(100)])
                     started = time.perf_counter()
-                    claimed = await store.claim(shard=0, now=now, lease_until=now + LEASE, limit=100, decide=begin)
+                    claimed = await claim(store, now=now)
                     took[name].append(time.perf_counter() - started)
                     await store.finish([finished(attempt, now) for attempt in claimed])
 

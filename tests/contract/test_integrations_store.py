@@ -35,12 +35,16 @@ from services.integrations.domain import (
 )
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
 from services.integrations.service import MIGRATIONS, VERSION_TABLE
-from services.integrations.sql_store import MAX_OLD_KEYS, SqlIntegrationStore, holds_secrets
+from services.integrations.signing_secrets import NO_SECRETS, OldSecret, SigningSecrets
+from services.integrations.sql_sealed import holds_secrets
+from services.integrations.sql_store import MAX_OLD_KEYS, SqlIntegrationStore
 from services.integrations.sql_tenant_store import SqlTenantStore
 from services.integrations.store import AnsweredBeforeError
+from services.integrations.webhooks import Disabled
 
 NOW = datetime(2026, 6, 12, 14, 32, 0, 120_000, tzinfo=UTC)
-TABLES = ("tenants", "api_keys", "integrations", "ingress_keys", "revision", "kept_answers")
+TABLES = ("tenants", "api_keys", "integrations", "ingress_keys", "webhooks", "revision", "kept_answers")
+IN_AN_HOUR = NOW + timedelta(hours=1)
 DEDUPE = Dedupe(key="$.order.id", window_seconds=3_600, mode="annotate")
 
 
@@ -66,7 +70,7 @@ def an_api_key(tenant_id, at=NOW):
     return ApiKey(id=new_id("key", at), tenant_id=tenant_id, name="", hint="sk_live_abcd", created_at=at)
 
 
-def an_integration(tenant_id, at=NOW, **fields):
+def an_integration(tenant_id, at=NOW, signing_secret="", **fields):
     defaults = {
         "name": "Order system",
         "preset": "generic",
@@ -74,13 +78,13 @@ def an_integration(tenant_id, at=NOW, **fields):
         "to_path": "to",
         "text_path": "text",
         "ref_path": "ref",
-        "signing_secret": "",
         "signing_header": "X-Webhook-Signature",
         "outbound_url": "",
         "default_region": "",
         "priority": "normal",
         "on_unknown": "resend",
     }
+    defaults["secrets"] = SigningSecrets(newest=signing_secret)
     return Integration(
         id=new_id("wkh", at), tenant_id=tenant_id, created_at=at, updated_at=at, **{**defaults, **fields}
     )
@@ -256,12 +260,19 @@ async def test_reads_back_exactly_what_was_stored(stores, tenant):
         name="Ünïcode 中文 👩‍👧 '; --",
         to_path="a.b",
         ref_path="",
-        signing_secret="geheim ünïcode\n",
         outbound_url="https://example.com/x?y=%20",
         default_region="SG",
         priority="high",
         on_unknown="hold",
         dedupe=DEDUPE,
+        sender="My Shop 24",
+        tag="älerts; --",
+        max_segments=20,
+        on_overflow="transliterate",
+        secrets=SigningSecrets(newest="geheim ünïcode\n", old=OldSecret(secret="älter", expires_at=IN_AN_HOUR)),
+        outbound_events=("message.received", "message.failed"),
+        outbound_disabled=Disabled(at=NOW, reason="Ünïcode '; --", missed_since=NOW - timedelta(days=5)),
+        reply_window_seconds=2_592_000,
     )
 
     change = await stores.integrations.create_integration(wanted)
@@ -337,7 +348,7 @@ async def test_a_signing_secret_is_kept_removed_or_replaced(stores, tenant, give
 
     await stores.integrations.change_integration(tenant.id, made.id, IntegrationChanges(signing_secret=given), NOW)
 
-    assert (await stores.integrations.get_integration(tenant.id, made.id)).signing_secret == kept
+    assert (await stores.integrations.get_integration(tenant.id, made.id)).secrets.newest == kept
 
 
 @pytest.mark.parametrize(
@@ -352,7 +363,19 @@ async def test_a_dedupe_rule_is_kept_removed_or_replaced_as_a_whole(stores, tena
 
 
 async def test_a_release_that_does_not_know_the_newest_columns_can_insert(stores, tenant):
-    made = await create(stores, tenant, priority="high", on_unknown="hold", dedupe=DEDUPE)
+    made = await create(
+        stores,
+        tenant,
+        priority="high",
+        on_unknown="hold",
+        dedupe=DEDUPE,
+        sender="ACME",
+        tag="alerts",
+        max_segments=2,
+        on_overflow="truncate",
+        outbound_events=("message.failed",),
+        reply_window_seconds=60,
+    )
     old = "tenant_id, name, preset, to_path, text_path, ref_path, signing_header, outbound_url, default_region"
     old += ", revision, created_at_ms, updated_at_ms"
     copy = f"INSERT INTO integrations_integrations (id, {old}) SELECT 'wkh_2', {old} FROM integrations_integrations"
@@ -365,6 +388,10 @@ async def test_a_release_that_does_not_know_the_newest_columns_can_insert(stores
     inserted = await stores.integrations.get_integration(tenant.id, "wkh_2")
 
     assert (inserted.priority, inserted.on_unknown, inserted.dedupe) == ("normal", "resend", NO_DEDUPE)
+    assert (inserted.sender, inserted.tag) == ("", "")
+    assert (inserted.max_segments, inserted.on_overflow) == (0, "reject")
+    assert (inserted.outbound_events, inserted.reply_window_seconds) == (("message.received",), 0)
+    assert (inserted.outbound_disabled, inserted.secrets) == (None, NO_SECRETS)
 
 
 async def test_deleting_forgets_every_address(stores, tenant):

@@ -10,20 +10,26 @@ from datetime import UTC, datetime, timedelta
 
 from servicekit import migrations
 from servicekit.database import Database
+from servicekit.ids import new_id
 from services.delivery import service
-from services.delivery.domain import Receipt, Status
+from services.delivery.domain import Failure, FailureReason, Outcome, Receipt, Reply, Status
+from services.delivery.optouts import OptOutWords
+from services.delivery.sql_replies import SqlReplyStore
 from services.delivery.sql_store import SqlMessageStore
-from tests.contract.test_claiming_at_scale import begin, finished, new_message, refused_for_now
+from services.delivery.store import FinishedAttempt, StartedAttempt
+from tests.contract.test_claiming_at_scale import finished, new_message, refused_for_now
+from tests.kit.claims import claim
 
 PROCESSES = 4
 ROUNDS = 40
 
 
 class Actors:
-    """Add, claim, finish, cancel and tell receipts, at random and all at once, over the same messages."""
+    """Add, claim, finish, cancel, tell receipts and replies and sweep, all at once, over the same messages."""
 
-    def __init__(self, stores: list[SqlMessageStore], seed: int) -> None:
-        self.stores = stores
+    def __init__(self, databases: list[Database], seed: int) -> None:
+        self.stores = [SqlMessageStore(database) for database in databases]
+        self.replies = [SqlReplyStore(database) for database in databases]
         self.random = random.Random(seed)
         self.ids: list[str] = []
         self.calls = 0
@@ -38,10 +44,11 @@ class Actors:
     async def work(self, lease_seconds: float) -> None:
         for _ in range(ROUNDS):
             now = datetime.now(UTC)
-            lease_until = now + timedelta(seconds=lease_seconds)
-            claimed = await self._store().claim(shard=0, now=now, lease_until=lease_until, limit=30, decide=begin)
+            claimed = await claim(self._store(), now=now, lease=timedelta(seconds=lease_seconds), limit=30)
             await asyncio.sleep(self.random.random() * 0.05)
-            outcomes = [self.random.choice((finished, refused_for_now))(each, datetime.now(UTC)) for each in claimed]
+            outcomes = [
+                self.random.choice((taken, refused_for_now, opted_out))(each, datetime.now(UTC)) for each in claimed
+            ]
             self.random.shuffle(outcomes)
             if outcomes:
                 await self._store().finish(outcomes)
@@ -62,15 +69,61 @@ class Actors:
                 await self._store().apply_receipts([receipt(message_id) for message_id in chosen])
             self.calls += 1
 
+    async def sweep(self) -> None:
+        for _ in range(ROUNDS):
+            await asyncio.sleep(0.01)
+            now = datetime.now(UTC)
+            await self._store().settle_parked(50, since=now - timedelta(hours=1))
+            await self._store().remove_parked(now - timedelta(hours=1), kept=20, limit=10)
+            self.calls += 2
+
+    async def hear(self) -> None:
+        for number in range(ROUNDS):
+            await asyncio.sleep(0.01)
+            await self.random.choice(self.replies).add_reply(
+                reply(number, self.random.choice(("STOP", "START", "YES", "HELP"))),
+                window_of=lambda _message: timedelta(days=7),
+                announce=lambda _reply: (),
+                words=OptOutWords(),
+            )
+            self.calls += 1
+
     def _store(self) -> SqlMessageStore:
         return self.random.choice(self.stores)
 
 
-def receipt(message_id: str) -> Receipt:
-    told = Receipt(
-        message_id=message_id, status=Status.DELIVERED, failure=None, detail="", received_at=datetime.now(UTC)
+def taken(attempt: StartedAttempt, at: datetime) -> FinishedAttempt:
+    return replace(finished(attempt, at), carrier_message_id=f"c-{attempt.message.id}")
+
+
+def opted_out(attempt: StartedAttempt, at: datetime) -> FinishedAttempt:
+    failure = Failure(reason=FailureReason.OPTED_OUT)
+    return replace(finished(attempt, at), outcome=Outcome.REFUSED, status=Status.FAILED, failure=failure)
+
+
+def reply(number: int, text: str) -> Reply:
+    return Reply(
+        id=new_id("mo", datetime.now(UTC)),
+        carrier="simulator",
+        carrier_reply_id=str(number),
+        sender="+6581230000",
+        recipient="+6598765432",
+        text=text,
+        received_at=datetime.now(UTC),
     )
-    return replace(told, status=random.choice((Status.SENT, Status.DELIVERED)))
+
+
+def receipt(message_id: str) -> Receipt:
+    has_ours, has_theirs = random.choice(((True, False), (False, True), (True, True)))
+    return Receipt(
+        message_id=message_id if has_ours else "",
+        carrier="simulator",
+        carrier_message_id=f"c-{message_id}" if has_theirs else "",
+        status=(status := random.choice((Status.SENT, Status.DELIVERED, Status.UNDELIVERED))),
+        failure=Failure(reason=FailureReason.OPTED_OUT) if status is Status.UNDELIVERED else None,
+        detail="",
+        received_at=datetime.now(UTC),
+    )
 
 
 async def test_no_two_calls_wait_for_each_other(postgres_database):
@@ -79,7 +132,7 @@ async def test_no_two_calls_wait_for_each_other(postgres_database):
         for database in databases:
             stack.push_async_callback(database.close)
         await migrations.migrate(databases[0], service.MIGRATIONS, service.VERSION_TABLE)
-        actors = Actors([SqlMessageStore(database) for database in databases], seed=1)
+        actors = Actors(databases, seed=1)
 
         # A circle ends in an UnavailableError after the lock's time is over, which gather raises.
         await asyncio.gather(
@@ -88,6 +141,10 @@ async def test_no_two_calls_wait_for_each_other(postgres_database):
             actors.cancel(),
             actors.receive(),
             actors.receive(),
+            actors.sweep(),
+            actors.sweep(),
+            actors.hear(),
+            actors.hear(),
         )
 
-    assert actors.calls == ROUNDS * (1 + 6 * 2 + 1 + 2)
+    assert actors.calls == ROUNDS * (1 + 6 * 2 + 1 + 2 + 2 * 2 + 2)

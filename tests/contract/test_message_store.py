@@ -13,20 +13,20 @@ import pytest
 from servicekit import ids, migrations
 from servicekit.database import Database
 from servicekit.paging import PageRequest
+from servicekit.sms_text import Encoding
 from services.delivery import service
 from services.delivery.domain import (
     DedupeKey,
-    Encoding,
     Failure,
     FailureReason,
     IdempotencyKey,
+    Message,
     MessageFilter,
     NewMessage,
     OnUnknown,
     Outcome,
     Priority,
     Receipt,
-    Reply,
     Resolution,
     Status,
 )
@@ -38,9 +38,12 @@ from services.delivery.store import (
     Finish,
     FinishedAttempt,
     Postpone,
+    ReceiptResult,
     ResolveResult,
     StartedAttempt,
 )
+from tests.kit import claims
+from tests.kit.claims import ROUTE, begin
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 LEASE = NOW + timedelta(seconds=30)
@@ -69,22 +72,24 @@ def new_message(**changes: object) -> NewMessage:
         encoding=Encoding.GSM7,
         created_at=NOW,
         valid_until=NOW + timedelta(hours=4),
+        route=ROUTE,
     )
     return replace(message, **changes)
 
 
-def begin(_due: DueMessage) -> Begin:
-    return Begin(carrier="simulator", sender="+6598765432")
+def to_default(_message: Message) -> str:
+    return ROUTE
 
 
 async def claim(store: SqlMessageStore, now: datetime = NOW, limit: int = 100, decide=begin) -> list[StartedAttempt]:
-    return await store.claim(shard=0, now=now, lease_until=now + timedelta(seconds=30), limit=limit, decide=decide)
+    return await claims.claim(store, now=now, limit=limit, decide=decide)
 
 
 def finished(attempt: StartedAttempt, **changes: object) -> FinishedAttempt:
     result = FinishedAttempt(
         message_id=attempt.message.id,
         number=attempt.number,
+        carrier=attempt.carrier,
         token=attempt.token,
         outcome=Outcome.TAKEN,
         detail="taken",
@@ -98,7 +103,15 @@ def finished(attempt: StartedAttempt, **changes: object) -> FinishedAttempt:
 
 
 def receipt(message_id: str, status: Status = Status.DELIVERED) -> Receipt:
-    return Receipt(message_id=message_id, status=status, failure=None, detail="told", received_at=NOW)
+    return Receipt(
+        message_id=message_id,
+        carrier="simulator",
+        carrier_message_id="",
+        status=status,
+        failure=None,
+        detail="told",
+        received_at=NOW,
+    )
 
 
 async def test_gives_no_message_to_two_workers(store):
@@ -251,7 +264,7 @@ async def test_keeps_a_finished_message_out_of_the_due_queue(store):
 
     await store.finish([finished(attempt)])
 
-    assert await store.next_due(0) is None
+    assert await store.next_due(0, [ROUTE]) is None
 
 
 async def test_makes_a_message_due_again_at_its_retry_time(store):
@@ -265,7 +278,7 @@ async def test_makes_a_message_due_again_at_its_retry_time(store):
         [finished(attempt, outcome=Outcome.TRY_LATER, status=Status.QUEUED, failure=failure, retry_at=retry_at)]
     )
 
-    assert await store.next_due(0) == retry_at
+    assert await store.next_due(0, [ROUTE]) == retry_at
     assert await claim(store, retry_at - timedelta(milliseconds=1)) == []
     assert (await store.get(TENANT, message.id)).failure == failure
     (second,) = await claim(store, retry_at)
@@ -297,7 +310,7 @@ async def test_finishes_or_postpones_without_an_attempt_when_told_so(store):
 
     assert (await store.get(TENANT, expired.id)).status is Status.EXPIRED
     assert (await store.get(TENANT, waiting.id)).attempts == 0
-    assert await store.next_due(0) == until
+    assert await store.next_due(0, [ROUTE]) == until
 
 
 async def test_makes_claimed_messages_due_when_leases_are_released(store):
@@ -311,7 +324,7 @@ async def test_makes_claimed_messages_due_when_leases_are_released(store):
     assert {attempt.message.id for attempt in await claim(store)} == {claimed.id, waiting.id}
 
 
-async def test_applies_a_receipt_once_and_says_whether_its_message_exists(store):
+async def test_applies_a_receipt_once_and_says_what_came_of_it(store):
     message = new_message()
     await store.add([message])
     (attempt,) = await claim(store)
@@ -320,7 +333,7 @@ async def test_applies_a_receipt_once_and_says_whether_its_message_exists(store)
     verdicts = await store.apply_receipts([receipt(message.id), receipt(new_message().id), receipt(message.id)])
 
     history = await store.history(TENANT, message.id)
-    assert verdicts == [True, False, True]
+    assert verdicts == [ReceiptResult.APPLIED, ReceiptResult.UNKNOWN, ReceiptResult.REPEATED]
     assert history.message.status is Status.DELIVERED
     assert history.message.delivered_at == NOW
     assert len(history.receipts) == 1
@@ -350,33 +363,7 @@ async def test_keeps_what_a_receipt_said_before_the_outcome_was_recorded(store):
     assert history.message.status is Status.DELIVERED
     assert history.message.carrier_message_id == "c-1"
     assert [each.outcome for each in history.attempts] == [Outcome.TAKEN]
-    assert await store.next_due(0) is None
-
-
-async def test_lists_messages_that_wait_for_a_receipt(store):
-    waiting, told = new_message(), new_message()
-    await store.add([waiting, told])
-    await store.finish([finished(attempt) for attempt in await claim(store)])
-    await store.apply_receipts([receipt(told.id)])
-
-    later = NOW + timedelta(seconds=2)
-    assert [each.id for each in await store.awaiting_receipt(["simulator"], later, 10)] == [waiting.id]
-    assert await store.awaiting_receipt(["simulator"], NOW, 10) == []
-    assert await store.awaiting_receipt(["another"], later, 10) == []
-
-
-async def test_lists_messages_whose_outcome_is_unknown_among_those_that_wait_for_a_receipt(store):
-    in_doubt, later_sent = new_message(), new_message()
-    await store.add([in_doubt, later_sent])
-    attempts = {attempt.message.id: attempt for attempt in await claim(store)}
-    assert await store.awaiting_receipt(["simulator"], NOW + timedelta(hours=1), 10) == []
-    retry_at = NOW + timedelta(seconds=90)
-    unknown = finished(attempts[in_doubt.id], outcome=Outcome.UNKNOWN, status=Status.SENDING, retry_at=retry_at)
-    await store.finish([unknown, finished(attempts[later_sent.id])])
-
-    found = await store.awaiting_receipt(["simulator"], NOW + timedelta(hours=1), 10)
-
-    assert [each.id for each in found] == [in_doubt.id, later_sent.id]
+    assert await store.next_due(0, [ROUTE]) is None
 
 
 async def test_does_not_send_again_what_a_receipt_says_the_carrier_has(store):
@@ -388,29 +375,8 @@ async def test_does_not_send_again_what_a_receipt_says_the_carrier_has(store):
 
     await store.apply_receipts([receipt(message.id, status=Status.SENT)])
 
-    assert await store.next_due(0) is None
+    assert await store.next_due(0, [ROUTE]) is None
     assert (await store.get(TENANT, message.id)).status is Status.SENT
-
-
-async def test_matches_a_reply_to_the_newest_message_and_stores_it_once(store):
-    older, newer = new_message(), new_message(created_at=NOW + timedelta(seconds=1))
-    await store.add([older, newer])
-    await claim(store, NOW + timedelta(seconds=2))
-    reply = Reply(
-        id="mo_1",
-        carrier="simulator",
-        carrier_reply_id="r-1",
-        sender="+6581230000",
-        recipient="+6598765432",
-        text="YES",
-        received_at=NOW,
-    )
-
-    await store.add_reply(reply, NOW - timedelta(days=7))
-    await store.add_reply(replace(reply, id="mo_2"), NOW - timedelta(days=7))
-
-    assert (await store.history(TENANT, newer.id)).replies == (reply,)
-    assert (await store.history(TENANT, older.id)).replies == ()
 
 
 async def test_cancels_only_before_the_first_attempt(store):
@@ -485,6 +451,15 @@ async def test_keeps_every_character_of_a_text(store):
     assert found.text == text
     assert found.ref == text[:64]
     assert found.created_at == NOW
+
+
+async def test_keeps_from_whom_a_message_is_wanted_and_its_tag(store):
+    message = new_message(wanted_sender="My Shop 24", tag="älerts")
+    await store.add([message])
+
+    found = await store.get(TENANT, message.id)
+
+    assert (found.wanted_sender, found.tag, found.sender) == ("My Shop 24", "älerts", "")
 
 
 def request_key(key: str = "k1", body: bytes = b"body", scope: str = "wkh_1") -> IdempotencyKey:
@@ -637,9 +612,9 @@ async def test_settles_a_held_message_as_the_operator_decides(store, resolution,
     assert (await store.get(TENANT, message.id)).status is Status.UNKNOWN
     assert await claim(store, LEASE) == []
 
-    assert await store.resolve("ten_b", message.id, resolution, NOW) is ResolveResult.NOT_FOUND
-    assert await store.resolve(TENANT, message.id, resolution, NOW) is ResolveResult.RESOLVED
-    assert await store.resolve(TENANT, message.id, resolution, NOW) is ResolveResult.NOT_HELD
+    assert await store.resolve("ten_b", message.id, resolution, NOW, queue_of=to_default) is ResolveResult.NOT_FOUND
+    assert await store.resolve(TENANT, message.id, resolution, NOW, queue_of=to_default) is ResolveResult.RESOLVED
+    assert await store.resolve(TENANT, message.id, resolution, NOW, queue_of=to_default) is ResolveResult.NOT_HELD
 
     resolved = await store.get(TENANT, message.id)
     assert resolved.status is status
@@ -706,7 +681,10 @@ async def test_knows_a_repeated_resolution_by_its_key_and_resends_once(store):
     await store.finish([finished(attempt, outcome=Outcome.UNKNOWN, status=Status.UNKNOWN)])
 
     results = await asyncio.gather(
-        *(store.resolve(TENANT, message.id, Resolution.RESEND, NOW, request_key()) for _ in range(5))
+        *(
+            store.resolve(TENANT, message.id, Resolution.RESEND, NOW, request_key(), queue_of=to_default)
+            for _ in range(5)
+        )
     )
 
     assert sorted(result.value for result in results) == ["replayed"] * 4 + ["resolved"]

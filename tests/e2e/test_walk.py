@@ -52,6 +52,13 @@ def test_creates_an_integration_with_the_defaults_of_the_preset(api, product):
         "defaultRegion": "",
         "priority": "normal",
         "onUnknown": "resend",
+        "from": "",
+        "tag": "",
+        "maxSegments": 0,
+        "onOverflow": "reject",
+        "outboundEvents": ["message.received"],
+        "outboundEnabled": True,
+        "replyWindowSeconds": 0,
         "createdAt": made["createdAt"],
         "updatedAt": made["updatedAt"],
     }
@@ -196,6 +203,28 @@ def test_shows_the_reply_of_the_number_that_answers(api):
         return [entry["detail"] for entry in entries if entry["event"] == "reply"]
 
     eventually(reply, ["YES"])
+
+
+def test_sends_nothing_to_a_number_that_says_stop_until_its_opt_out_is_deleted(api):
+    def status_of_another() -> str:
+        message_id = api.post("/v1/messages", json={"to": "+6581230006", "text": "Sale!"}).json()["id"]
+        eventually(lambda: api.get(f"/v1/messages/{message_id}").json()["status"] in ("delivered", "suppressed"), True)
+        return str(api.get(f"/v1/messages/{message_id}").json()["status"])
+
+    def inbound():
+        return api.get("/v1/inbound?from=+6581230006").json()["inbound"]
+
+    first = status_of_another()
+    eventually(lambda: [each["keyword"] for each in inbound()], ["stop"])
+    (opt_out,) = api.get("/v1/opt-outs?number=+6581230006").json()["optOuts"]
+    second = status_of_another()
+    deleted = api.delete(f"/v1/opt-outs/{opt_out['id']}")
+
+    assert (first, second, status_of_another()) == ("delivered", "suppressed", "delivered")
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert opt_out["replyId"] == inbound()[-1]["id"]
+    assert inbound()[-1]["inReplyTo"]["id"].startswith("msg_")
+    assert api.delete(f"/v1/opt-outs/{opt_out['id']}").status_code == 404
 
 
 def test_shows_a_number_that_never_answers_as_being_sent(api):

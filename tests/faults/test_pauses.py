@@ -53,13 +53,16 @@ def another_delivery(campaign: Campaign, log: Path) -> Iterator[int]:
 
 
 def ledger(url: str) -> list[tuple[Any, ...]]:
-    """Every message and attempt as the database has them."""
+    """Every message and attempt as the database has them, save the carrier's ids: those are kept however late."""
 
     async def read() -> list[tuple[Any, ...]]:
         connection = await asyncpg.connect(url)
         try:
             messages = await connection.fetch("SELECT * FROM delivery_messages ORDER BY id")
-            attempts = await connection.fetch("SELECT * FROM delivery_attempts ORDER BY message_id, number")
+            attempts = await connection.fetch(
+                "SELECT message_id, number, carrier, outcome, token, started_at_ms, finished_at_ms, detail,"
+                " possible_duplicate, failure_reason FROM delivery_attempts ORDER BY message_id, number"
+            )
         finally:
             await connection.close()
         return [tuple(row.values()) for row in (*messages, *attempts)]

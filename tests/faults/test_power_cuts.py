@@ -10,12 +10,14 @@ import pytest
 
 from servicekit import ids, migrations
 from servicekit.database import Database
+from servicekit.sms_text import Encoding
 from services.delivery import service
-from services.delivery.domain import Encoding, NewMessage, Outcome, Receipt, Status
+from services.delivery.domain import NewMessage, Outcome, Receipt, Status
 from services.delivery.sql_store import SqlMessageStore
-from services.delivery.store import Begin, FinishedAttempt
+from services.delivery.store import FinishedAttempt
 from tests.faults.conftest import FULL, SEED
 from tests.kit import powercut
+from tests.kit.claims import ROUTE, claim
 from tests.kit.powercut import Disk, Workload
 
 CUTS, ROUNDS = (100, 250) if FULL else (10, 50)
@@ -37,6 +39,7 @@ def new_message(number: int) -> NewMessage:
         encoding=Encoding.GSM7,
         created_at=NOW,
         valid_until=NOW + timedelta(hours=4),
+        route=ROUTE,
     )
     return replace(message, text=message.text.strip())
 
@@ -46,18 +49,13 @@ async def work(store: SqlMessageStore) -> None:
     for turn in range(ROUNDS):
         now = NOW + timedelta(seconds=turn)
         await store.add([new_message(turn * 10 + number) for number in range(turn % 7 + 1)])
-        started = await store.claim(
-            shard=0,
-            now=now,
-            lease_until=now + timedelta(seconds=30),
-            limit=100,
-            decide=lambda _due: Begin(carrier="http", sender="+6598765432"),
-        )
+        started = await claim(store, now=now)
         await store.finish(
             [
                 FinishedAttempt(
                     message_id=attempt.message.id,
                     number=attempt.number,
+                    carrier=attempt.carrier,
                     token=attempt.token,
                     outcome=Outcome.TAKEN,
                     detail="HTTP 202",
@@ -73,7 +71,13 @@ async def work(store: SqlMessageStore) -> None:
         await store.apply_receipts(
             [
                 Receipt(
-                    message_id=attempt.message.id, status=Status.DELIVERED, failure=None, detail="", received_at=now
+                    message_id=attempt.message.id,
+                    carrier=attempt.carrier,
+                    carrier_message_id="",
+                    status=Status.DELIVERED,
+                    failure=None,
+                    detail="",
+                    received_at=now,
                 )
                 for attempt in started
             ]

@@ -21,6 +21,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from tests.kit.carriers import carriers_file
+
 STARTED_WITHIN_SECONDS = 15
 
 # What it can do with a message. Those that take it write it to the log before anything is answered.
@@ -67,6 +69,7 @@ class ScriptedCarrier:
     ) -> None:
         """`script` gives each treatment's share of the first tries, such as `{"take_then_500": 0.01}`."""
         self.capability = capability
+        self._folder = folder
         self.log = folder / "carrier.log"
         self._arguments = {
             "log": str(self.log),
@@ -80,11 +83,7 @@ class ScriptedCarrier:
 
     def settings(self, url: str | None = None) -> dict[str, str]:
         """The product's settings that lead to this carrier, or to it by way of another address."""
-        return {
-            "TEXTWAY_CARRIER_URL": url or self.url,
-            "TEXTWAY_CARRIER_CAPABILITY": self.capability,
-            "TEXTWAY_CARRIER_SENDER": "+6598765432",
-        }
+        return {"TEXTWAY_CARRIERS": str(carriers_file(self._folder, url or self.url, self.capability))}
 
     def __enter__(self) -> Self:
         self.log.touch()

@@ -197,7 +197,9 @@ def recorded() -> Iterator[list[list[Statement]]]:
         if sql.startswith("BEGIN"):
             begun[connection] = []
         elif not sql.startswith("SELECT"):
-            begun[connection].append((sql, parameters, many))
+            # Rows that are inserted by one statement with many VALUES have their parameters in one tuple.
+            rows = many and isinstance(parameters, list)
+            begun[connection].append((sql, parameters, rows))
 
     def commit(connection: Any) -> None:
         if statements := begun.pop(connection, []):

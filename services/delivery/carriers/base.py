@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from services.delivery.domain import Failure, FailureReason, Status
+from services.delivery.errors import CallbackUnauthenticatedError, CallbackUnreadableError
 
 __all__ = [
+    "Callback",
+    "CallbackAnswer",
+    "CallbackKind",
+    "CallbackUnauthenticatedError",
+    "CallbackUnreadableError",
     "Capability",
     "Carrier",
     "CarrierEvents",
@@ -17,10 +25,12 @@ __all__ = [
     "Failure",
     "FailureReason",
     "OutboundMessage",
+    "ReadCallback",
     "Refused",
     "SendResult",
     "Status",
     "Taken",
+    "TakesCallbacks",
     "TryLater",
     "Unknown",
 ]
@@ -47,10 +57,15 @@ class OutboundMessage:
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """The carrier has the message."""
+    """The carrier has the message.
+
+    `part_ids` has the carrier's id of each part, in order, when it took a long message as several that get receipts of
+    their own; `carrier_message_id` is then the first of them.
+    """
 
     carrier_message_id: str
     detail: str
+    part_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +97,16 @@ SendResult = Taken | Refused | TryLater | Unknown
 
 @dataclass(frozen=True, kw_only=True)
 class CarrierReceipt:
-    """A carrier's later word. `message_id` is ours: the carrier gave it back, or we looked it up by the carrier's."""
+    """A carrier's later word on a message, by our id if the carrier gives it back, or else by its own.
 
-    message_id: str
-    status: Status
+    At least one of the two ids is there; both are better, because a long message's parts differ by the carrier's.
+    """
+
+    status: Status  # SENT, DELIVERED or UNDELIVERED
     failure: Failure | None
     detail: str
+    message_id: str = ""
+    carrier_message_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +117,56 @@ class CarrierReply:
     sender: str
     recipient: str
     text: str
+
+
+class CallbackKind(Enum):
+    """What a carrier calls back about: the last word of the address that it calls."""
+
+    STATUS = "status"
+    INBOUND = "inbound"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callback:
+    """A carrier's call as it came. Nothing in it is to be believed before its signature is checked."""
+
+    kind: CallbackKind
+    method: str  # GET or POST
+    url: str  # as the carrier knows it: our public address, path and query, byte for byte
+    query: str  # what follows the question mark, still percent-encoded
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+    received_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbackAnswer:
+    """What the carrier wants to hear once its callback is on disk."""
+
+    status: int = 204
+    content_type: str = ""
+    body: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadCallback:
+    """What a verified callback says. A callback that says nothing of interest has neither receipts nor replies."""
+
+    answer: CallbackAnswer
+    receipts: tuple[CarrierReceipt, ...] = ()
+    replies: tuple[CarrierReply, ...] = ()
+
+
+@runtime_checkable
+class TakesCallbacks(Protocol):
+    """A carrier that calls us back over HTTP."""
+
+    def read(self, callback: Callback) -> ReadCallback:
+        """Verify a callback, then read it: no network, no disk, a few milliseconds at most.
+
+        Raises CallbackUnauthenticatedError when it is not the carrier's, and CallbackUnreadableError when it is and
+        can not be read.
+        """
 
 
 class CarrierEvents(Protocol):
@@ -118,8 +187,12 @@ class Carrier(Protocol):
         """The name in settings, timelines and routes."""
 
     @property
+    def kind(self) -> str:
+        """`http`, `smpp` or `simulator`."""
+
+    @property
     def sender(self) -> str:
-        """The number or name that it sends from."""
+        """The number or name that it sends from unless a route or a message says otherwise; empty to let it choose."""
 
     @property
     def capability(self) -> Capability:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final
 
@@ -32,8 +32,10 @@ from services.delivery.carriers.base import (
 NAME: Final = "simulator"
 RECEIPT_DELAY_SECONDS: Final = 0.1
 REPLY_DELAY_SECONDS: Final = 0.2
-REPLY_TEXT: Final = "YES"
 FAILURES: Final = 2
+
+
+_Tell = Callable[[OutboundMessage], Awaitable[None]]
 
 
 class Role(Enum):
@@ -45,6 +47,7 @@ class Role(Enum):
     HANGS = "hangs"
     UNDELIVERED = "undelivered"
     REPLIES = "replies"
+    OPTS_OUT = "opts_out"
 
 
 MAGIC_NUMBERS: Final = {
@@ -53,17 +56,20 @@ MAGIC_NUMBERS: Final = {
     "+6581230003": Role.HANGS,
     "+6581230004": Role.UNDELIVERED,
     "+6581230005": Role.REPLIES,
+    "+6581230006": Role.OPTS_OUT,
 }
+REPLY_TEXTS: Final = {Role.REPLIES: "YES", Role.OPTS_OUT: "STOP"}
 
 
 class Simulator:
     """Plays every role of the table."""
 
-    name = NAME
+    kind = "simulator"
     capability = Capability.IDEMPOTENT
     can_look_up = True
 
-    def __init__(self, sender: str) -> None:
+    def __init__(self, sender: str, name: str = NAME) -> None:
+        self.name = name
         self.sender = sender
         self._events: CarrierEvents | None = None
         self._later: set[asyncio.Task[None]] = set()
@@ -94,17 +100,17 @@ class Simulator:
                 )
             case Role.HANGS:
                 await asyncio.Event().wait()
-        self._tell_later(self._tell_receipt(message))
-        if role is Role.REPLIES:
-            self._tell_later(self._tell_reply(message))
+        self._tell_later(self._tell_receipt, message)
+        if role in REPLY_TEXTS:
+            self._tell_later(self._tell_reply, message)
         return Taken(carrier_message_id=f"sim-{message.message_id}", detail="simulated: taken")
 
     async def look_up(self, message: OutboundMessage) -> CarrierReceipt | None:
         """Return the receipt that the message gets, or has got."""
         return _receipt(message)
 
-    def _tell_later(self, telling: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(_told_or_lost(telling))
+    def _tell_later(self, tell: _Tell, message: OutboundMessage) -> None:
+        task = asyncio.create_task(_told_or_lost(tell, message))
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
@@ -120,15 +126,15 @@ class Simulator:
                 carrier_reply_id=f"sim-{message.message_id}",
                 sender=message.to,
                 recipient=message.sender,
-                text=REPLY_TEXT,
+                text=REPLY_TEXTS[_role(message)],
             )
             await self._events.reply(self.name, reply)
 
 
-async def _told_or_lost(telling: Coroutine[object, object, None]) -> None:
+async def _told_or_lost(tell: _Tell, message: OutboundMessage) -> None:
     # What can not be stored just now is told by `look_up` later.
     with contextlib.suppress(UnavailableError):
-        await telling
+        await tell(message)
 
 
 def _role(message: OutboundMessage) -> Role:

@@ -9,16 +9,24 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
+from google.api import httpbody_pb2
 from google.protobuf import empty_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from servicekit import calls, server
 from servicekit.error_translation import ErrorInterceptor
 from textway.delivery.v1 import (
+    callbacks_service_pb2_grpc,
+    carriers_service_pb2,
+    carriers_service_pb2_grpc,
     message_pb2,
     messages_service_pb2,
     messages_service_pb2_grpc,
     submission_service_pb2_grpc,
+    webhook_deliveries_service_pb2,
+    webhook_deliveries_service_pb2_grpc,
+    webhook_examples_service_pb2,
+    webhook_examples_service_pb2_grpc,
 )
 from textway.ingress.v1 import (
     health_service_pb2,
@@ -26,7 +34,13 @@ from textway.ingress.v1 import (
     ingress_service_pb2,
     ingress_service_pb2_grpc,
 )
-from textway.integrations.v1 import integration_pb2, integrations_service_pb2, integrations_service_pb2_grpc
+from textway.integrations.v1 import (
+    integration_pb2,
+    integrations_service_pb2,
+    integrations_service_pb2_grpc,
+    webhooks_service_pb2,
+    webhooks_service_pb2_grpc,
+)
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext
@@ -40,6 +54,10 @@ ANSWERS: dict[str, Any] = {
     "UpdateIntegration": integration_pb2.Integration(id="wkh_1"),
     "DeleteIntegration": empty_pb2.Empty(),
     "RotateIngressKey": integrations_service_pb2.RotateIngressKeyResponse(id="wkh_1"),
+    "PutWebhook": webhooks_service_pb2.Webhook(url="https://receiver.example/", enabled=True, signing_secret="whsec_x"),
+    "GetWebhook": webhooks_service_pb2.Webhook(url="https://receiver.example/", enabled=True),
+    "DeleteWebhook": empty_pb2.Empty(),
+    "RotateWebhookSecret": webhooks_service_pb2.RotateWebhookSecretResponse(signing_secret="whsec_y"),
     "Ingest": ingress_service_pb2.IngestResponse(id="msg_1", status="queued", to="+6581230000", text="hi"),
     "Explain": ingress_service_pb2.ExplainResponse(verdict="accepted"),
     "CheckLive": health_service_pb2.CheckLiveResponse(status="live"),
@@ -50,10 +68,19 @@ ANSWERS: dict[str, Any] = {
     "GetMessageTimeline": messages_service_pb2.GetMessageTimelineResponse(id="msg_1"),
     "CancelMessage": message_pb2.Message(id="msg_1", status="canceled"),
     "ResolveMessage": message_pb2.Message(id="msg_1", status="failed"),
+    "ListWebhookDeliveries": webhook_deliveries_service_pb2.ListWebhookDeliveriesResponse(),
+    "GetWebhookDelivery": webhook_deliveries_service_pb2.WebhookDelivery(id="whd_1", status="failed"),
+    "ReplayWebhookDelivery": webhook_deliveries_service_pb2.WebhookDelivery(id="whd_1", status="pending"),
+    "ReplayWebhookDeliveries": webhook_deliveries_service_pb2.ReplayWebhookDeliveriesResponse(count=7),
+    "SendIntegrationExample": webhook_examples_service_pb2.WebhookExample(delivered=True),
+    "SendWebhookExample": webhook_examples_service_pb2.WebhookExample(delivered=True),
+    "ListCarriers": carriers_service_pb2.ListCarriersResponse(),
+    "ReceiveStatus": httpbody_pb2.HttpBody(),
+    "ReceiveInbound": httpbody_pb2.HttpBody(),
     "SubmitMessages": None,
     "PreviewMessage": None,
 }
-HTTP_STATUS = {"CreateIntegration": 201, "Ingest": 202, "SendMessage": 202}
+HTTP_STATUS = {"CreateIntegration": 201, "Ingest": 202, "SendMessage": 202, "ReceiveStatus": 204, "ReceiveInbound": 204}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +164,10 @@ _SERVICERS: dict[str, list[tuple[type, Callable[..., None]]]] = {
             integrations_service_pb2_grpc.IntegrationsServiceServicer,
             integrations_service_pb2_grpc.add_IntegrationsServiceServicer_to_server,
         ),
+        (
+            webhooks_service_pb2_grpc.WebhooksServiceServicer,
+            webhooks_service_pb2_grpc.add_WebhooksServiceServicer_to_server,
+        ),
     ],
     "ingress": [
         (
@@ -153,6 +184,22 @@ _SERVICERS: dict[str, list[tuple[type, Callable[..., None]]]] = {
         (
             submission_service_pb2_grpc.SubmissionServiceServicer,
             submission_service_pb2_grpc.add_SubmissionServiceServicer_to_server,
+        ),
+        (
+            carriers_service_pb2_grpc.CarriersServiceServicer,
+            carriers_service_pb2_grpc.add_CarriersServiceServicer_to_server,
+        ),
+        (
+            callbacks_service_pb2_grpc.CallbacksServiceServicer,
+            callbacks_service_pb2_grpc.add_CallbacksServiceServicer_to_server,
+        ),
+        (
+            webhook_deliveries_service_pb2_grpc.WebhookDeliveriesServiceServicer,
+            webhook_deliveries_service_pb2_grpc.add_WebhookDeliveriesServiceServicer_to_server,
+        ),
+        (
+            webhook_examples_service_pb2_grpc.WebhookExamplesServiceServicer,
+            webhook_examples_service_pb2_grpc.add_WebhookExamplesServiceServicer_to_server,
         ),
     ],
 }

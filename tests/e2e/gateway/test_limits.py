@@ -8,6 +8,8 @@ import time
 import httpx
 import pytest
 
+from textway.delivery.v1 import message_pb2, messages_service_pb2
+
 from .conftest import Gateway
 from .raw import chunked, closed_after, read, request, send
 from .test_answers import assert_error
@@ -30,6 +32,17 @@ def test_a_body_may_have_262144_bytes_and_not_one_more(gate: Gateway, path: str,
     assert inside.status_code == 202
     assert assert_error(beyond, 413, "payload_too_large")["limit"] == BODY_LIMIT
     assert len(gate.stubs.calls) == 1
+
+
+def test_a_page_may_have_megabytes(gate: Gateway, client: httpx.Client) -> None:
+    page = messages_service_pb2.ListMessagesResponse(messages=[message_pb2.Message(text="x" * 1_600)] * 1_000)
+
+    async def answer(_request: object, _context: object) -> object:
+        return page
+
+    gate.stubs.behaviours["ListMessages"] = answer
+
+    assert len(client.get("/v1/messages?pageSize=1000").json()["messages"]) == 1_000
 
 
 def test_the_largest_body_passes_with_the_largest_headers(gate: Gateway) -> None:

@@ -55,7 +55,7 @@ class NobodysKeyError(ServiceError):
 
 
 class FakeRegistry(RegistryServiceServicer):
-    """Integrations' internal service, as far as Delivery asks it: whose is this key?"""
+    """Integrations' internal service, as far as Delivery asks it: whose is this key, and where do events go?"""
 
     name = "registry"
     grpc_services = ("textway.integrations.v1.RegistryService",)
@@ -64,6 +64,8 @@ class FakeRegistry(RegistryServiceServicer):
         self.listen = listen
         self.tenants_by_key: dict[str, str] = {}
         self.asked: list[str] = []
+        self.integrations: dict[tuple[str, str], registry_service_pb2.IntegrationTarget] = {}
+        self.webhooks: dict[str, registry_service_pb2.WebhookTarget] = {}
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -74,6 +76,20 @@ class FakeRegistry(RegistryServiceServicer):
         if tenant_id is None:
             raise NobodysKeyError("This API key is not valid: it is mistyped, unknown or revoked.")
         return registry_service_pb2.AuthenticateApiKeyResponse(tenant_id=tenant_id, key_id="key_x")
+
+    async def GetWebhookTargets(self, request, context):  # the contract's name
+        return registry_service_pb2.GetWebhookTargetsResponse(
+            integration=self.integrations.get((request.tenant_id, request.integration_id)),
+            webhook=self.webhooks.get(request.tenant_id),
+        )
+
+    async def DisableWebhookTarget(self, request, context):  # the contract's name
+        webhook = self.webhooks.get(request.tenant_id)
+        if request.integration_id:
+            webhook = self.integrations[request.tenant_id, request.integration_id].outbound
+        if webhook and webhook.url == request.url:
+            webhook.enabled = False
+        return registry_service_pb2.DisableWebhookTargetResponse()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         add_RegistryServiceServicer_to_server(self, server)

@@ -1,9 +1,10 @@
-"""The HTTP carrier against servers that answer well, badly, and not at all."""
+"""The HTTP engine, by the definition of an own gateway, against servers that answer well, badly, and not at all."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gzip
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from services.delivery.carriers import http
+from servicekit.errors import ValidationError
 from services.delivery.carriers.base import (
     Capability,
     CarrierReceipt,
@@ -22,7 +23,10 @@ from services.delivery.carriers.base import (
     TryLater,
     Unknown,
 )
-from services.delivery.carriers.http import Gateway, HttpCarrier
+from services.delivery.carriers.http import answers
+from services.delivery.carriers.http import carrier as http
+from services.delivery.carriers.http.carrier import HttpCarrier
+from services.delivery.carriers.http.definition import Installation, load_definition, shipped
 from services.delivery.domain import FailureReason, Status
 from tests.kit.carrier import serving
 
@@ -51,8 +55,11 @@ async def gateway_that(handle: Handler) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def carrier_to(url: str, clock, **options) -> AsyncIterator[HttpCarrier]:
-    options = {"sender": "+6598765432", "capability": Capability.RECONCILABLE, **options}
-    carrier = HttpCarrier(Gateway(url=url, **options), clock)
+    capability = options.pop("capability", Capability.RECONCILABLE)
+    installation = Installation(
+        name="main", sender="+6598765432", settings={"url": url, **options}, capability=capability
+    )
+    carrier = HttpCarrier(load_definition(shipped()["own-gateway"]), installation, clock)
     await carrier.start(None)
     try:
         yield carrier
@@ -98,7 +105,30 @@ async def test_sends_the_message_with_its_id_as_key_and_the_token(clock):
 
 
 def test_does_not_show_its_token():
-    assert "s3cret" not in repr(Gateway(url="http://x", sender="", capability=Capability.BLIND, token="s3cret"))
+    assert "s3cret" not in repr(Installation(name="main", settings={"token": "s3cret"}))
+
+
+async def test_sends_an_empty_sender_when_the_gateway_is_to_choose(clock):
+    seen = {}
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.update(await request.json())
+        return web.Response()
+
+    async with gateway_that(handle) as url, carrier_to(url, clock) as carrier:
+        await carrier.send(dataclasses.replace(MESSAGE, sender=""))
+
+    assert seen["from"] == ""
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://me:secret@x/", "http://x/#a", "http://x:99999/"])
+def test_refuses_an_address_that_can_not_be_called_without_showing_it(clock, url):
+    installation = Installation(name="main", settings={"url": url})
+
+    with pytest.raises(ValidationError, match=r"carriers\.main\.settings\.url") as refused:
+        HttpCarrier(load_definition(shipped()["own-gateway"]), installation, clock)
+
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +158,7 @@ async def test_lets_nothing_into_the_database_that_it_can_not_hold(clock):
     refused = await sent(answering(400, b"no\x00\xed\xa0\x80\r\n\x1b[31m"), clock)
 
     assert taken.carrier_message_id.startswith("a b cddd")
-    assert len(taken.carrier_message_id) <= http.MAX_CARRIER_ID_LENGTH
+    assert len(taken.carrier_message_id) <= answers.MAX_CARRIER_ID_LENGTH
     assert refused.detail.isprintable()
     refused.detail.encode()
 
@@ -169,7 +199,9 @@ async def test_reads_when_it_may_try_again(clock, status, retry_after, expected)
         (400, '{"error": "blocked by us"}', Refused, FailureReason.CARRIER_REJECTED, "blocked by us"),
         (402, "", Refused, FailureReason.INSUFFICIENT_FUNDS, "402"),
         (403, '{"error": "opted_out"}', Refused, FailureReason.OPTED_OUT, "opted_out"),
+        (401, "", Refused, FailureReason.ACCOUNT_REJECTED, "401"),
         (404, "", Refused, FailureReason.CARRIER_REJECTED, "404"),
+        (408, "", Refused, FailureReason.CARRIER_REJECTED, "408"),
     ],
 )
 async def test_classifies_a_no(clock, status, body, kind, reason, code):
@@ -221,9 +253,8 @@ async def test_tries_later_when_nobody_listens(clock):
     assert result.failure.reason is FailureReason.CARRIER_UNAVAILABLE
 
 
-@pytest.mark.parametrize("url", ["http://no-such-host.invalid/messages", "http://127.0.0.1:99999/messages"])
-async def test_tries_later_when_the_address_leads_nowhere(clock, url):
-    async with carrier_to(url, clock) as carrier:
+async def test_tries_later_when_the_address_leads_nowhere(clock):
+    async with carrier_to("http://no-such-host.invalid/messages", clock) as carrier:
         assert isinstance(await carrier.send(MESSAGE), TryLater)
 
 

@@ -18,8 +18,9 @@ from services.delivery import service
 from services.delivery.domain import Receipt
 from services.delivery.follow_up import LOOK_UP_AFTER_SECONDS
 from services.delivery.sql_store import SqlMessageStore
-from services.delivery.store import Begin, StartedAttempt
+from services.delivery.store import ReceiptResult, StartedAttempt
 from tests.integration.delivery.conftest import World, message_with, refusal_of
+from tests.kit.claims import claim
 from textway.delivery.v1.message_pb2 import Message
 from textway.delivery.v1.messages_service_pb2 import (
     CancelMessageRequest,
@@ -108,6 +109,7 @@ async def test_says_why_a_message_was_not_delivered(messages, owner, to, status,
         ({"ref": "x" * 65}, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_ERROR", ("ref",)),
         ({"callback": "ftp://x"}, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_ERROR", ("callback",)),
         ({"channel": "fax"}, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_ERROR", ("channel",)),
+        ({"from": "1234567890", "tag": "a\tb"}, grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_ERROR", ("from", "tag")),
         ({"to": "81230000"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_RECIPIENT", ()),
         ({"text": "x" * 1601}, grpc.StatusCode.INVALID_ARGUMENT, "TEXT_TOO_LONG", ()),
     ],
@@ -129,6 +131,18 @@ async def test_keeps_a_text_as_it_was_given(messages, owner, text):
     message = await messages.GetMessage(GetMessageRequest(id=sent.id), metadata=owner)
 
     assert message.text == text
+
+
+async def test_sends_from_who_is_asked_for_and_shows_the_tag(messages, submissions, owner):
+    sent = await send(messages, owner, tag="alerts", **{"from": "ACME"})
+    request = SubmitMessagesRequest(submissions=[submission(sender="+6598760000", tag="orders")])
+    (submitted,) = (await submissions.SubmitMessages(request)).accepted
+
+    by_api = await message_with(messages, owner, sent.id, "delivered")
+    by_integration = await message_with(messages, owner, submitted.id, "delivered")
+
+    assert (getattr(by_api, "from"), by_api.tag) == ("ACME", "alerts")
+    assert (getattr(by_integration, "from"), by_integration.tag) == ("+6598760000", "orders")
 
 
 async def test_two_calls_of_one_content_are_two_messages(messages, owner):
@@ -445,13 +459,7 @@ async def begin_and_die(url: str, expected: list[str]) -> None:
     """Do what a process does that is killed at its carrier: the attempts are open, their lease is not over for long."""
     now = datetime.now(UTC)
     database = Database.open(url)
-    claimed = await SqlMessageStore(database).claim(
-        shard=0,
-        now=now + timedelta(seconds=1),
-        lease_until=now + timedelta(hours=1),
-        limit=100,
-        decide=lambda _: Begin(carrier="simulator", sender="+6598765432"),
-    )
+    claimed = await claim(SqlMessageStore(database), now=now + timedelta(seconds=1), lease=timedelta(hours=1))
     await database.close()
     assert {attempt.message.id for attempt in claimed} >= set(expected)
 
@@ -486,10 +494,10 @@ async def test_keeps_every_accepted_message_over_a_restart(world, owner, monkeyp
 async def test_a_stop_waits_for_the_receipts_that_are_being_stored(world, owner, monkeypatch):
     begun, may_write = asyncio.Event(), asyncio.Event()
 
-    async def slow(store: SqlMessageStore, receipts: Sequence[Receipt]) -> list[bool]:
+    async def slow(store: SqlMessageStore, receipts: Sequence[Receipt]) -> list[ReceiptResult]:
         begun.set()
         await may_write.wait()
-        return [True for _ in receipts]
+        return [ReceiptResult.APPLIED for _ in receipts]
 
     monkeypatch.setattr(SqlMessageStore, "apply_receipts", slow)
     await send(world.messages, owner)

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from servicekit.ids import new_id
+from services.delivery import service
 from services.delivery.carriers.base import Capability, OutboundMessage, SendResult, Taken, Unknown
 from services.delivery.carriers.registry import Carriers
 from tests.integration.delivery.conftest import message_with, refusal_of
@@ -21,6 +22,7 @@ class LosesItsFirstAnswer:
     """A blind carrier whose answer to each message's first attempt is lost."""
 
     name = "blind"
+    kind = "scripted"
     sender = "+6598765432"
     capability = Capability.BLIND
     can_look_up = False
@@ -47,7 +49,7 @@ class LosesItsFirstAnswer:
 @pytest.fixture
 async def carrier(unstarted_world, monkeypatch) -> LosesItsFirstAnswer:
     lossy = LosesItsFirstAnswer()
-    monkeypatch.setattr(Carriers, "configured", lambda *_args, **_settings: Carriers(lossy))
+    monkeypatch.setattr(service, "configured_carriers", lambda _settings, _clock: Carriers(lossy))
     await unstarted_world.serve_registry()
     await unstarted_world.serve_delivery()
     return lossy

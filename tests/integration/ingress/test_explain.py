@@ -110,6 +110,21 @@ async def test_needs_an_api_key(
     assert (status, error) == (401, code)
 
 
+async def test_shows_the_text_as_it_would_be_sent(
+    world: World, ingress: IngressServiceStub, ingress_key: str, api_key: str
+) -> None:
+    config = config_of(ingress_key, max_segments=1, on_overflow="transliterate")
+    await world.registry.publish(config)
+    body = json.dumps({"to": "+6581230000", "text": "“x” " * 25}).encode()
+
+    changed = await explain(ingress, config.id, f"Bearer {api_key}", body=body)
+    kept = await explain(ingress, config.id, f"Bearer {api_key}")
+
+    assert changed.text_changed == "transliterated"
+    assert [field.result for field in changed.fields if field.field == "text"] == ['"x" ' * 25]
+    assert not kept.HasField("text_changed")
+
+
 async def test_takes_the_integration_from_the_path_only(
     world: World, ingress: IngressServiceStub, ingress_key: str, api_key: str
 ) -> None:

@@ -6,16 +6,19 @@ import asyncio
 import hashlib
 import hmac
 import json
+import time
 
 import grpc
 import pytest
 from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.errors import Issue, ValidationError
 from servicekit.ids import new_secret
 from tests.integration.ingress.conftest import World, config_of
 from textway.ingress.v1.ingress_service_pb2 import IngestRequest, IngestResponse
 from textway.ingress.v1.ingress_service_pb2_grpc import IngressServiceStub
+from textway.integrations.v1 import registry_service_pb2 as registry_v1
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -294,6 +297,62 @@ async def test_reads_the_signature_from_the_header_that_the_integration_names(
     assert (status, body["error"], body["reason"]) == (401, "invalid_signature", "missing")
     assert (doubled, twice["reason"]) == (401, "malformed")
     assert len(world.delivery.submitted) == 1
+
+
+@pytest.mark.parametrize(("seconds", "is_accepted"), [(-1, False), (60, True)])
+async def test_honours_the_end_of_an_old_secret(
+    *, world: World, ingress: IngressServiceStub, ingress_key: str, seconds: int, is_accepted: bool
+) -> None:
+    expires_at = Timestamp()
+    expires_at.FromSeconds(int(time.time()) + seconds)
+    old = registry_v1.SigningSecret(secret="old", expires_at=expires_at)
+    await world.registry.publish(config_of(ingress_key, signing_secrets=["new"], old_signing_secrets=[old]))
+
+    answers = []
+    for secret in (b"new", b"old"):
+        signature = "sha256=" + hmac.new(secret, payload(), hashlib.sha256).hexdigest()
+        try:
+            answers.append((await ingest(ingress, ingress_key, metadata=(("x-webhook-signature", signature),))).status)
+        except grpc.aio.AioRpcError as error:
+            answers.append(error.code())
+
+    assert answers == ["queued", "queued" if is_accepted else grpc.StatusCode.UNAUTHENTICATED]
+
+
+async def test_makes_texts_fit_as_the_integration_says_and_hands_on_its_sender_and_tag(
+    world: World, ingress: IngressServiceStub, ingress_key: str
+) -> None:
+    config = config_of(ingress_key, sender="ACME", tag="alerts", max_segments=1, on_overflow="truncate")
+    await world.registry.publish(config)
+    body = json.dumps({"to": "+6581230000", "text": "“x” " * 40, "ref": "1"}).encode()
+
+    cut = await ingest(ingress, ingress_key, body)
+    short = await ingest(ingress, ingress_key)
+    changed = {"max_segments": 1, "on_overflow": "reject", "revision": 2}
+    await world.registry.publish(config_of(ingress_key, integration_id=config.id, **changed))
+    refused = await error_of(ingress, ingress_key, body)
+
+    assert (cut.text, cut.text_changed) == (("“x” " * 40)[:70].rstrip(), "truncated")
+    assert not short.HasField("text_changed")
+    assert [(one.text, one.sender, one.tag) for one in world.delivery.submitted] == [
+        (cut.text, "ACME", "alerts"),
+        (short.text, "ACME", "alerts"),
+    ]
+    assert (refused[0], refused[1]["error"]) == (400, "text_too_long")
+    assert {"limit": 1, "length": 3, "unit": "segments"}.items() <= refused[1].items()
+
+
+@pytest.mark.parametrize("word", ["", "shorten"])
+async def test_changes_no_text_by_a_word_that_it_does_not_know(
+    world: World, ingress: IngressServiceStub, ingress_key: str, word: str
+) -> None:
+    await world.registry.publish(config_of(ingress_key, max_segments=1, on_overflow=word))
+
+    status, told, _ = await error_of(
+        ingress, ingress_key, json.dumps({"to": "+6581230000", "text": "x" * 161}).encode()
+    )
+
+    assert (status, told["error"]) == (400, "text_too_long")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from textway.integrations.v1 import keys_service_pb2
 from textway.integrations.v1.integrations_service_pb2_grpc import IntegrationsServiceStub
 from textway.integrations.v1.keys_service_pb2_grpc import KeysServiceStub
 from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
+from textway.integrations.v1.webhooks_service_pb2_grpc import WebhooksServiceStub
 
 BOOTSTRAP_KEY = "sk_live_" + "A" * 40
 
@@ -39,6 +40,7 @@ class Clients:
     """Stubs of one server."""
 
     integrations: IntegrationsServiceStub
+    webhooks: WebhooksServiceStub
     registry: RegistryServiceStub
     keys: KeysServiceStub
 
@@ -65,6 +67,7 @@ def serving() -> Callable[[IntegrationsSettings], contextlib.AbstractAsyncContex
             async with open_channel(running.addresses["integrations"]) as channel:
                 yield Clients(
                     integrations=IntegrationsServiceStub(channel),
+                    webhooks=WebhooksServiceStub(channel),
                     registry=RegistryServiceStub(channel),
                     keys=KeysServiceStub(channel),
                 )

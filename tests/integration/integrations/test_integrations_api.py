@@ -45,6 +45,12 @@ async def test_creates_an_integration_with_the_presets_defaults(clients, owner):
     assert (made.signed, made.signing_header) == (False, "X-Webhook-Signature")
     assert (made.outbound_url, made.default_region) == ("", "")
     assert (made.priority, made.on_unknown, made.HasField("dedupe")) == ("normal", "resend", False)
+    assert (getattr(made, "from"), made.tag, made.max_segments, made.on_overflow) == ("", "", 0, "reject")
+    assert (list(made.outbound_events), made.outbound_enabled) == (["message.received"], True)
+    assert made.reply_window_seconds == 0
+    for field in ("outbound_disabled_at", "outbound_disabled_reason", "outbound_missed_since"):
+        assert not made.HasField(field)
+    assert not made.HasField("previous_signing_secret_expires_at")
     assert made.created_at == made.updated_at
 
 
@@ -165,6 +171,33 @@ async def test_put_and_patch_set_keep_and_reset_how_messages_are_sent(clients, o
     assert (put.priority, put.on_unknown, put.HasField("dedupe")) == ("normal", "resend", False)
 
 
+def how_sent(integration) -> tuple[str, str, int, str]:
+    return getattr(integration, "from"), integration.tag, integration.max_segments, integration.on_overflow
+
+
+async def test_put_and_patch_set_keep_and_reset_sender_tag_and_limit(clients, owner):
+    api = clients.integrations
+    fields = {"from": "ACME", "tag": "alerts", "max_segments": 2, "on_overflow": "truncate"}
+    made = await api.CreateIntegration(CreateIntegrationRequest(name="shop", **fields), metadata=owner)
+
+    patched = await api.UpdateIntegration(
+        UpdateIntegrationRequest(id=made.id, max_segments=1, on_overflow="transliterate"), metadata=owner
+    )
+    cleared = await api.UpdateIntegration(
+        UpdateIntegrationRequest(id=made.id, tag="", max_segments=0, **{"from": ""}), metadata=owner
+    )
+    replaced = await api.ReplaceIntegration(
+        ReplaceIntegrationRequest(id=made.id, name="shop", **fields), metadata=owner
+    )
+    reset = await api.ReplaceIntegration(ReplaceIntegrationRequest(id=made.id, name="shop"), metadata=owner)
+
+    assert how_sent(made) == ("ACME", "alerts", 2, "truncate")
+    assert how_sent(patched) == ("ACME", "alerts", 1, "transliterate")
+    assert how_sent(cleared) == ("", "", 0, "transliterate")
+    assert how_sent(replaced) == how_sent(made)
+    assert how_sent(reset) == ("", "", 0, "reject")
+
+
 async def test_the_other_services_learn_how_messages_are_sent(clients, owner):
     made = await clients.integrations.CreateIntegration(
         CreateIntegrationRequest(
@@ -172,6 +205,10 @@ async def test_the_other_services_learn_how_messages_are_sent(clients, owner):
             priority="low",
             on_unknown="hold",
             dedupe=Dedupe(key="$.order.id", window_seconds=60, mode="annotate"),
+            tag="alerts",
+            max_segments=3,
+            on_overflow="transliterate",
+            **{"from": "+6598765432"},
         ),
         metadata=owner,
     )
@@ -179,6 +216,8 @@ async def test_the_other_services_learn_how_messages_are_sent(clients, owner):
     config = (await resolve(clients, made.ingress_key)).integration
 
     assert (config.priority, config.on_unknown) == ("low", "hold")
+    assert (config.sender, config.tag) == ("+6598765432", "alerts")
+    assert (config.max_segments, config.on_overflow) == (3, "transliterate")
     assert (config.dedupe_key, config.dedupe_window_seconds, config.dedupe_mode) == ("$.order.id", 60, "annotate")
 
 
@@ -198,6 +237,12 @@ async def test_lists_every_wrong_field_at_once(clients, owner, refusal):
                 priority="urgent",
                 on_unknown="guess",
                 dedupe=Dedupe(key="$..id", window_seconds=-1, mode="drop"),
+                tag="x" * 65,
+                max_segments=21,
+                on_overflow="shorten",
+                outbound_events=["message.queued"],
+                reply_window_seconds=59,
+                **{"from": "1234567890"},
             ),
             metadata=owner,
         )
@@ -219,6 +264,12 @@ async def test_lists_every_wrong_field_at_once(clients, owner, refusal):
         "dedupe.key",
         "dedupe.windowSeconds",
         "dedupe.mode",
+        "from",
+        "tag",
+        "maxSegments",
+        "onOverflow",
+        "outboundEvents",
+        "replyWindowSeconds",
     }
     assert "generic" in refused.message
 

@@ -16,10 +16,30 @@ from textway.integrations.v1.integrations_service_pb2 import (
     GetIntegrationRequest,
     ListIntegrationsRequest,
     RotateIngressKeyRequest,
+    UpdateIntegrationRequest,
 )
-from textway.integrations.v1.keys_service_pb2 import CreateApiKeyRequest, CreateTenantRequest, ListApiKeysRequest
+from textway.integrations.v1.keys_service_pb2 import (
+    CreateApiKeyRequest,
+    CreateTenantRequest,
+    ListApiKeysRequest,
+    ListTenantsRequest,
+)
+from textway.integrations.v1.registry_service_pb2 import DisableWebhookTargetRequest, GetWebhookTargetsRequest
+from textway.integrations.v1.webhooks_service_pb2 import (
+    DeleteWebhookRequest,
+    GetWebhookRequest,
+    PutWebhookRequest,
+    RotateWebhookSecretRequest,
+)
 
 SIGNING_SECRET = "a-canary-of-a-signing-secret"
+NEW_SIGNING_SECRET = "a-canary-of-a-newer-signing-secret"
+WEBHOOK = PutWebhookRequest(url="https://receiver.example/a-canary-of-a-token")
+
+
+async def tenant_id(clients):
+    (tenant,) = (await clients.keys.ListTenants(ListTenantsRequest())).tenants
+    return tenant.id
 
 
 async def test_no_answer_holds_a_signing_secret_or_an_api_key(clients, owner):
@@ -33,12 +53,32 @@ async def test_no_answer_holds_a_signing_secret_or_an_api_key(clients, owner):
         await clients.integrations.GetIntegration(GetIntegrationRequest(id=made.id), metadata=owner),
         await clients.integrations.ListIntegrations(ListIntegrationsRequest(), metadata=owner),
         await clients.integrations.RotateIngressKey(RotateIngressKeyRequest(id=made.id), metadata=owner),
+        await clients.integrations.UpdateIntegration(
+            UpdateIntegrationRequest(id=made.id, signing_secret=NEW_SIGNING_SECRET), metadata=owner
+        ),
         await clients.keys.ListApiKeys(ListApiKeysRequest()),
     ]
 
     for answer in answers:
         assert SIGNING_SECRET not in str(answer)
+        assert NEW_SIGNING_SECRET not in str(answer)
         assert new_key.api_key not in str(answer)
+
+
+async def test_a_webhooks_secret_is_in_one_answer_only(clients, owner):
+    first = await clients.webhooks.PutWebhook(WEBHOOK, metadata=owner)
+    rotated = await clients.webhooks.RotateWebhookSecret(RotateWebhookSecretRequest(), metadata=owner)
+
+    later = [
+        await clients.webhooks.GetWebhook(GetWebhookRequest(), metadata=owner),
+        await clients.webhooks.PutWebhook(WEBHOOK, metadata=owner),
+        await clients.webhooks.RotateWebhookSecret(RotateWebhookSecretRequest(), metadata=owner),
+        await clients.webhooks.DeleteWebhook(DeleteWebhookRequest(), metadata=owner),
+    ]
+
+    for secret in (first.signing_secret, rotated.signing_secret):
+        assert secret.startswith("whsec_")
+        assert all(secret not in str(answer) for answer in later)
 
 
 async def test_no_file_holds_a_secret_in_the_clear(settings, serving, owner):
@@ -48,12 +88,22 @@ async def test_no_file_holds_a_secret_in_the_clear(settings, serving, owner):
             CreateIntegrationRequest(name="a name to be found", signing_secret=SIGNING_SECRET), metadata=owner
         )
         rotated = await clients.integrations.RotateIngressKey(RotateIngressKeyRequest(id=made.id), metadata=owner)
+        await clients.integrations.UpdateIntegration(
+            UpdateIntegrationRequest(id=made.id, signing_secret=NEW_SIGNING_SECRET), metadata=owner
+        )
+        webhook = await clients.webhooks.PutWebhook(WEBHOOK, metadata=owner)
+        new_webhook_secret = await clients.webhooks.RotateWebhookSecret(
+            RotateWebhookSecretRequest(), metadata=(*owner, ("idempotency-key", "k"))
+        )
         files = {path: path.read_bytes() for path in settings.data_dir.rglob("*") if path.is_file()}
 
     everything = b"".join(files.values())
     assert b"a name to be found" in everything
     for secret in (
         SIGNING_SECRET,
+        NEW_SIGNING_SECRET,
+        webhook.signing_secret,
+        new_webhook_secret.signing_secret,
         new_key.api_key,
         made.ingress_key,
         rotated.ingress_key,
@@ -70,9 +120,19 @@ async def test_no_log_line_holds_a_secret(settings, serving, owner, capsys):
         made = await clients.integrations.CreateIntegration(
             CreateIntegrationRequest(name="shop", signing_secret=SIGNING_SECRET), metadata=owner
         )
+        webhook = await clients.webhooks.PutWebhook(WEBHOOK, metadata=owner)
+        rotated = await clients.webhooks.RotateWebhookSecret(RotateWebhookSecretRequest(), metadata=owner)
+        await clients.registry.GetWebhookTargets(GetWebhookTargetsRequest(integration_id=made.id))
+        disabling = DisableWebhookTargetRequest(tenant_id=(await tenant_id(clients)), url=WEBHOOK.url, reason="Gone.")
+        await clients.registry.DisableWebhookTarget(disabling)
 
     printed = "".join(capsys.readouterr())
-    for secret in (SIGNING_SECRET, new_key.api_key, made.ingress_key):
+    assert "webhook disabled" in printed
+    assert "a-canary-of-a-token" not in printed
+    for secret in (
+        *(SIGNING_SECRET, new_key.api_key, made.ingress_key),
+        *(webhook.signing_secret, rotated.signing_secret),
+    ):
         assert secret not in printed
 
 
@@ -81,16 +141,25 @@ async def test_secrets_survive_a_rotation_of_the_key_ring(settings, serving, own
         made = await clients.integrations.CreateIntegration(
             CreateIntegrationRequest(name="shop", signing_secret=SIGNING_SECRET), metadata=owner
         )
+        made = await clients.integrations.UpdateIntegration(
+            UpdateIntegrationRequest(id=made.id, signing_secret=NEW_SIGNING_SECRET), metadata=owner
+        )
+        await clients.webhooks.PutWebhook(WEBHOOK, metadata=owner)
+        await clients.webhooks.RotateWebhookSecret(RotateWebhookSecretRequest(), metadata=owner)
+        asked = GetWebhookTargetsRequest(tenant_id=(await tenant_id(clients)), integration_id=made.id)
+        targets = await clients.registry.GetWebhookTargets(asked)
 
     count = await service.rotate_key_ring(settings)
 
     old, new = settings.key_ring_path.read_text().splitlines()[::-1]
-    assert count == 2
+    assert count == 5
     assert old != new
     # The new key alone opens everything, so that the old one may be dropped once no backup needs it.
     settings.key_ring_path.write_text(f"{new}\n")
     async with serving(settings) as clients:
         assert await clients.integrations.GetIntegration(GetIntegrationRequest(id=made.id), metadata=owner) == made
+        assert await clients.registry.GetWebhookTargets(asked) == targets
+    assert [len(target.secrets) for target in (targets.webhook, targets.integration.outbound)] == [2, 2]
 
 
 async def test_refuses_to_start_with_a_key_ring_that_does_not_open_what_is_stored(settings, serving, owner):

@@ -86,6 +86,27 @@ async def test_a_watcher_starts_with_everything_there_is(clients, owner, monkeyp
     assert [revision > 0 for revision in copy.log] == [False, False, True]
 
 
+async def test_a_watcher_knows_the_old_secret_and_when_it_ends(clients, owner):
+    made = await create(clients, owner, signing_secret="the first secret")
+    change = UpdateIntegrationRequest(id=made.id, signing_secret="the second secret", signing_secret_overlap_seconds=60)
+
+    async with watching(clients) as copy:
+        changed = await clients.integrations.UpdateIntegration(change, metadata=owner)
+        told = copy.configs[made.id]
+        async with watching(clients) as fresh:
+            assert fresh.configs[made.id] == told
+        await clients.integrations.UpdateIntegration(
+            UpdateIntegrationRequest(id=made.id, signing_secret=""), metadata=owner
+        )
+        removed = copy.configs[made.id]
+
+    assert list(told.signing_secrets) == ["the second secret"]
+    (old,) = told.old_signing_secrets
+    assert (old.secret, old.expires_at) == ("the first secret", changed.previous_signing_secret_expires_at)
+    assert old.expires_at.ToMilliseconds() == changed.updated_at.ToMilliseconds() + 60_000
+    assert (list(removed.signing_secrets), list(removed.old_signing_secrets)) == ([], [])
+
+
 async def test_an_empty_snapshot_is_complete_too(clients):
     async with watching(clients) as copy:
         assert copy.configs == {}

@@ -154,6 +154,17 @@ def test_gives_each_service_its_settings_by_the_environment(up: Up) -> None:
     assert "sk_live_secret" not in (up.folder / "run" / "supervisor.conf").read_text()
 
 
+@pytest.mark.parametrize(
+    ("environment", "allowed"),
+    [({}, "127.0.0.0/8,::1/128"), ({"TEXTWAY_EGRESS_ALLOW": ""}, ""), ({"TEXTWAY_EGRESS_ALLOW": "::1"}, "::1")],
+)
+def test_lets_webhooks_go_to_this_machine_unless_told_otherwise(up: Up, environment, allowed) -> None:
+    up.start_and_wait(**environment)
+
+    assert up.environment_of("integrations")["TEXTWAY_EGRESS_ALLOW"] == allowed
+    assert up.environment_of("delivery")["TEXTWAY_EGRESS_ALLOW"] == allowed
+
+
 def test_refuses_a_port_that_is_taken_and_names_the_setting(up: Up) -> None:
     with socket.create_server(("127.0.0.1", up.port)):
         process = up.start()

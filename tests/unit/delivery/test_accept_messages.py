@@ -37,7 +37,14 @@ class SlowStore:
 
 
 def accepting(store, clock, *, shards=1, on_stored=lambda: None) -> AcceptMessages:
-    return AcceptMessages(store=store, clock=clock, shards=shards, validity=timedelta(hours=4), on_stored=on_stored)
+    return AcceptMessages(
+        store=store,
+        clock=clock,
+        shards=shards,
+        validity=timedelta(hours=4),
+        queue_of=lambda _submission: "default",
+        on_stored=on_stored,
+    )
 
 
 async def test_lets_calls_that_come_during_a_commit_share_the_next_one(clock):
@@ -138,7 +145,7 @@ def test_takes_1600_characters_and_not_one_more():
     with pytest.raises(TextTooLongError) as refused:
         checked_submission(tenant_id="ten_a", to="+6581230000", text="x" * 1601)
 
-    assert refused.value.extras == {"limit": 1600, "length": 1601}
+    assert refused.value.extras == {"limit": 1600, "length": 1601, "unit": "characters"}
 
 
 def test_lists_every_wrong_field_at_once():
@@ -152,14 +159,39 @@ def test_lists_every_wrong_field_at_once():
             channel="fax",
             priority="urgent",
             on_unknown="guess",
+            wanted_sender="1234567890",
+            tag="t" * 65,
         )
 
     paths = [issue.path for issue in refused.value.issues]
-    assert paths == ["to", "text", "ref", "callback", "channel", "priority", "onUnknown"]
+    assert paths == ["to", "text", "ref", "callback", "channel", "from", "tag", "priority", "onUnknown"]
 
 
 def test_takes_a_ref_of_64_characters():
     assert checked_submission(tenant_id="ten_a", to="+6581230000", text="x", ref="r" * 64).ref == "r" * 64
+
+
+@pytest.mark.parametrize(("wanted_sender", "tag"), [("", ""), ("+6598765432", "alerts"), ("My Shop 24", "ü" * 64)])
+def test_takes_a_sender_and_a_tag(wanted_sender, tag):
+    wanted = checked_submission(tenant_id="ten_a", to="+6581230000", text="x", wanted_sender=wanted_sender, tag=tag)
+
+    assert (wanted.wanted_sender, wanted.tag) == (wanted_sender, tag)
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"wanted_sender": "ACME Company"}, "from"),
+        ({"wanted_sender": "6598765432"}, "from"),
+        ({"tag": "a\nb"}, "tag"),
+        ({"tag": "a\x00"}, "tag"),
+    ],
+)
+def test_refuses_a_sender_or_a_tag(fields, path):
+    with pytest.raises(ValidationError) as refused:
+        checked_submission(tenant_id="ten_a", to="+6581230000", text="x", **fields)
+
+    assert [issue.path for issue in refused.value.issues] == [path]
 
 
 async def test_answers_everybody_at_once_when_the_database_can_not_be_had(clock):

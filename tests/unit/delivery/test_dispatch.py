@@ -9,7 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from servicekit.errors import UnavailableError
+from servicekit.sms_text import Encoding
 from services.delivery import dispatch
+from services.delivery.carrier_monitor import CarrierMonitor
+from services.delivery.carrier_states import CarrierState
 from services.delivery.carriers.base import (
     Capability,
     Failure,
@@ -22,8 +25,17 @@ from services.delivery.carriers.base import (
 )
 from services.delivery.carriers.registry import Carriers
 from services.delivery.dispatch import Dispatcher
-from services.delivery.domain import Attempt, Encoding, Message, OnUnknown, Outcome, Priority, Status
-from services.delivery.store import Begin, DueMessage, Finish, Postpone, StartedAttempt
+from services.delivery.domain import Attempt, Message, OnUnknown, Outcome, Priority, Status
+from services.delivery.routing import CarrierRules, Route
+from services.delivery.store import (
+    Begin,
+    CarrierCondition,
+    Claimed,
+    DueMessage,
+    Finish,
+    Postpone,
+    StartedAttempt,
+)
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 MESSAGE = Message(
@@ -55,6 +67,7 @@ MESSAGE = Message(
 class ScriptedCarrier:
     """Answers what it is told to, and remembers what it was sent."""
 
+    kind = "scripted"
     sender = "+6598765432"
     can_look_up = False
 
@@ -82,12 +95,17 @@ class FakeStore:
         self.finished = []
         self.outages = 0
         self.renewed = []
+        self.slot = None
 
     async def renew(self, attempts, lease_until):
         self.renewed.append([attempt.message.id for attempt in attempts])
         return {attempt.message.id for attempt in attempts}
 
-    async def claim(self, *, shard, now, lease_until, limit, decide):
+    async def next_due(self, shard, routes):
+        return NOW if self.due else None
+
+    async def claim(self, *, shard, now, lease_until, shares, decide, limits):
+        limit = sum(share.limit for share in shares)
         batch, self.due = self.due[:limit], self.due[limit:]
         started = []
         for entry in batch:
@@ -102,9 +120,12 @@ class FakeStore:
                         sender=decision.sender,
                         token=1,
                         possible_duplicate=decision.possible_duplicate,
+                        others=decision.others,
+                        fresh_others=decision.fresh_others,
+                        not_before=self.slot,
                     )
                 )
-        return started
+        return Claimed(started=tuple(started))
 
     async def finish(self, attempts):
         if self.outages:
@@ -114,8 +135,30 @@ class FakeStore:
         return [True] * len(attempts)
 
 
-def due(message: Message = MESSAGE, last: Attempt | None = None) -> DueMessage:
-    return DueMessage(message=message, last_attempt=last)
+class FakeCarrierStore:
+    """Keeps what all processes would share."""
+
+    def __init__(self):
+        self.kept: dict[str, CarrierCondition] = {}
+        self.changes = 0
+        self.slot = NOW
+        self.late = []
+
+    async def take_slots(self, wishes, limits, now):
+        self.late.extend(wishes)
+        return [self.slot for _ in wishes]
+
+    async def states(self):
+        return dict(self.kept)
+
+    async def change(self, name, change):
+        self.changes += 1
+        self.kept[name] = change(self.kept.get(name, CarrierCondition(name=name)))
+        return self.kept[name]
+
+
+def due(message: Message = MESSAGE, *attempts: Attempt) -> DueMessage:
+    return DueMessage(message=message, attempts=attempts)
 
 
 def last_attempt(outcome: Outcome, *, carrier: str = "scripted", age_seconds: float = 0) -> Attempt:
@@ -130,14 +173,28 @@ def last_attempt(outcome: Outcome, *, carrier: str = "scripted", age_seconds: fl
     )
 
 
-def dispatcher(store, *carriers, clock, max_in_flight=10) -> Dispatcher:
+def dispatcher(store, *carriers, clock, max_in_flight=10, carrier_store=None, **configuration) -> Dispatcher:
+    configured = Carriers(*carriers, **configuration)
+    monitor = CarrierMonitor(
+        store=carrier_store or FakeCarrierStore(), carriers=configured, clock=clock, in_flight=max_in_flight
+    )
     return Dispatcher(
         store=store,
-        carriers=Carriers(*carriers),
+        carriers=configured,
+        monitor=monitor,
         clock=clock,
         random=lambda: 0.5,
         max_in_flight=max_in_flight,
         on_room=lambda: None,
+    )
+
+
+def again(*, possible_duplicate: bool) -> Begin:
+    return Begin(
+        carrier="scripted",
+        sender="+6598765432",
+        why="again, because the last attempt's outcome is not known",
+        possible_duplicate=possible_duplicate,
     )
 
 
@@ -197,25 +254,23 @@ async def test_never_plans_a_retry_after_the_validity_ends(clock):
 
 @pytest.mark.parametrize("outcome", [Outcome.STARTED, Outcome.UNKNOWN])
 @pytest.mark.parametrize(
-    ("capability", "decision"),
-    [
-        (Capability.IDEMPOTENT, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=False)),
-        (Capability.BLIND, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=True)),
-    ],
+    ("capability", "possible_duplicate"), [(Capability.IDEMPOTENT, False), (Capability.BLIND, True)]
 )
-async def test_sends_again_at_once_when_nothing_can_be_learnt_by_waiting(clock, outcome, capability, decision):
+async def test_sends_again_at_once_when_nothing_can_be_learnt_by_waiting(
+    clock, outcome, capability, possible_duplicate
+):
     entry = due(replace(MESSAGE, attempts=1), last_attempt(outcome))
 
     store = await send_one(entry, ScriptedCarrier(capability=capability), clock)
 
-    assert store.decisions == [decision]
+    assert store.decisions == [again(possible_duplicate=possible_duplicate)]
 
 
 @pytest.mark.parametrize(
     ("outcome", "age_seconds", "decision"),
     [
         (Outcome.UNKNOWN, 30, Postpone(until=NOW + timedelta(seconds=60))),
-        (Outcome.UNKNOWN, 90, Begin(carrier="scripted", sender="+6598765432", possible_duplicate=True)),
+        (Outcome.UNKNOWN, 90, again(possible_duplicate=True)),
         # Nobody could ask while the process was away, so the whole window is still to come.
         (Outcome.STARTED, 30, Postpone(until=NOW + timedelta(seconds=90))),
         (Outcome.STARTED, 100_000, Postpone(until=NOW + timedelta(seconds=90))),
@@ -350,3 +405,294 @@ async def test_records_the_outcome_when_the_database_comes_back(clock):
     await sending.drain(5)
 
     assert [outcome.outcome for outcome in store.finished] == [Outcome.TAKEN]
+
+
+# More than one carrier
+
+
+TWO = [
+    {"answer": Refused(failure=Failure(reason=FailureReason.SENDER_REJECTED), detail="not this name")},
+    {"answer": TryLater(failure=Failure(reason=FailureReason.CARRIER_UNAVAILABLE), detail="down")},
+]
+
+
+@pytest.mark.parametrize("first", TWO)
+async def test_gives_what_one_carrier_did_not_take_to_the_next_one_at_once(clock, first):
+    refusing, second = ScriptedCarrier(first["answer"], name="first"), ScriptedCarrier(name="second")
+    store = FakeStore(due())
+    sending = dispatcher(store, refusing, second, clock=clock)
+
+    await sending.send_due(0)
+    await sending.drain(5)
+
+    (recorded,) = store.finished
+    assert (recorded.carrier, recorded.status, recorded.retry_at) == ("first", Status.QUEUED, clock.now())
+    assert second.sent == []
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.TRY_LATER])
+async def test_takes_the_next_carrier_after_one_that_did_not_take_it(clock, outcome):
+    first, second = ScriptedCarrier(name="first"), ScriptedCarrier(name="second")
+    store = FakeStore(due(replace(MESSAGE, attempts=1), last_attempt(outcome, carrier="first")))
+    sending = dispatcher(store, first, second, clock=clock)
+
+    await sending.send_due(0)
+    await sending.drain(5)
+
+    assert (len(first.sent), len(second.sent)) == (0, 1)
+    assert store.decisions[0].why == "route default: failover"
+
+
+async def test_begins_a_new_round_when_every_carrier_was_tried_in_vain(clock):
+    first, second = ScriptedCarrier(name="first"), ScriptedCarrier(name="second")
+    tried = [last_attempt(Outcome.TRY_LATER, carrier=name) for name in ("first", "second")]
+    store = FakeStore(due(replace(MESSAGE, attempts=2), *tried))
+    sending = dispatcher(store, first, second, clock=clock)
+
+    await sending.send_due(0)
+    await sending.drain(5)
+
+    assert (len(first.sent), len(second.sent)) == (1, 0)
+
+
+@pytest.mark.parametrize("reason", [FailureReason.INVALID_NUMBER, FailureReason.OPTED_OUT])
+async def test_gives_up_at_once_on_what_every_carrier_would_refuse(clock, reason):
+    store = FakeStore(due())
+    refusing = ScriptedCarrier(Refused(failure=Failure(reason=reason), detail="no"), name="first")
+    sending = dispatcher(store, refusing, ScriptedCarrier(name="second"), clock=clock)
+
+    await sending.send_due(0)
+    await sending.drain(5)
+
+    assert [(outcome.status, outcome.retry_at) for outcome in store.finished] == [(Status.FAILED, None)]
+
+
+async def test_fails_a_message_that_every_carrier_of_its_route_has_refused(clock):
+    failure = Failure(reason=FailureReason.SENDER_REJECTED, carrier_code="7")
+    tried = [last_attempt(Outcome.REFUSED, carrier=name) for name in ("first", "second")]
+    store = FakeStore(due(replace(MESSAGE, attempts=2, failure=failure), *tried))
+    sending = dispatcher(store, ScriptedCarrier(name="first"), ScriptedCarrier(name="second"), clock=clock)
+
+    await sending.send_due(0)
+
+    assert store.decisions == [Finish(status=Status.FAILED, failure=failure)]
+
+
+@pytest.mark.parametrize("reason", [FailureReason.ACCOUNT_REJECTED, FailureReason.INSUFFICIENT_FUNDS])
+async def test_keeps_messages_when_it_is_the_account_that_is_refused(clock, reason):
+    store = await send_one(due(), ScriptedCarrier(Refused(failure=Failure(reason=reason), detail="401")), clock)
+
+    (recorded,) = store.finished
+    assert (recorded.outcome, recorded.status) == (Outcome.TRY_LATER, Status.QUEUED)
+    assert recorded.retry_at
+
+
+# Who it is sent from
+
+
+@pytest.mark.parametrize(
+    ("wanted", "route_sender", "by_country", "sender"),
+    [
+        ("ACME", "SHOP", {"SG": "+6590000000"}, "ACME"),
+        ("", "SHOP", {"SG": "+6590000000"}, "SHOP"),
+        ("", "", {"SG": "+6590000000"}, "+6590000000"),
+        ("", "", {"US": "+15005550006"}, "+6598765432"),
+    ],
+)
+async def test_sends_from_what_the_message_the_route_the_country_or_the_carrier_says(
+    clock, wanted, route_sender, by_country, sender
+):
+    carrier, store = ScriptedCarrier(), FakeStore(due(replace(MESSAGE, wanted_sender=wanted)))
+    sending = dispatcher(
+        store,
+        carrier,
+        clock=clock,
+        routes=[Route(name="only", carriers={"scripted": 1}, sender=route_sender)],
+        rules={"scripted": CarrierRules(senders=by_country)},
+    )
+
+    await sending.send_due(0)
+    await sending.drain(5)
+
+    assert [sent.sender for sent in carrier.sent] == [sender]
+
+
+# A carrier that fails
+
+
+DOWN = TryLater(failure=Failure(reason=FailureReason.CARRIER_UNAVAILABLE), detail="HTTP 503")
+
+
+async def sent_so_far(sending: Dispatcher, carrier: ScriptedCarrier) -> int:
+    await sending.send_due(0)
+    while sending.room < 10:
+        await asyncio.sleep(0)
+    return len(carrier.sent)
+
+
+@pytest.fixture
+async def failing(clock):
+    """A dispatcher whose only carrier has just been found to fail, with messages left."""
+    carrier, store = ScriptedCarrier(DOWN), FakeStore(*(due() for _ in range(50)))
+    sending = dispatcher(store, carrier, clock=clock, carrier_store=FakeCarrierStore())
+    assert await sent_so_far(sending, carrier) == 10
+    return sending, carrier, store
+
+
+async def test_sends_nothing_more_to_a_carrier_that_fails(clock, failing):
+    sending, carrier, store = failing
+
+    for _ in range(5):
+        await sending.send_due(0)
+
+    assert len(carrier.sent) == 10
+    assert sending.open_routes == []
+    assert len(store.due) == 40
+
+
+async def test_tries_a_failing_carrier_with_one_message_when_its_time_has_come_and_waits_longer_each_time(
+    clock, failing
+):
+    sending, carrier, _ = failing
+    sent = []
+
+    for seconds in (4.9, 0.1, 9.9, 0.1, 19.9, 0.1):
+        clock.advance(seconds)
+        sent.append(await sent_so_far(sending, carrier))
+
+    assert sent == [10, 11, 11, 12, 12, 13]
+
+
+async def test_sends_all_again_once_one_message_went_through(clock, failing):
+    sending, carrier, _ = failing
+    carrier.answer = Taken(carrier_message_id="c", detail="ok")
+    clock.advance(5)
+
+    await sent_so_far(sending, carrier)
+    await sent_so_far(sending, carrier)
+
+    assert len(carrier.sent) > 12
+    assert sending.open_routes == ["default"]
+
+
+async def test_does_not_send_what_still_waits_for_its_turn_when_the_carrier_is_found_to_fail(clock):
+    carrier = ScriptedCarrier(DOWN)
+    store = FakeStore(*(due() for _ in range(100)))
+    sending = dispatcher(store, carrier, clock=clock, max_in_flight=100)
+
+    await sending.send_due(0)
+    await sending.drain(5)
+
+    assert len(carrier.sent) < 100
+    unsent = [outcome for outcome in store.finished if outcome.detail.startswith("not sent")]
+    assert len(unsent) + len(carrier.sent) == 100
+    assert {outcome.retry_at for outcome in unsent} == {clock.now()}
+
+
+async def test_leaves_the_other_carrier_its_messages_when_one_fails(clock):
+    down, well = ScriptedCarrier(DOWN, name="down"), ScriptedCarrier(name="well")
+    store = FakeStore(*(due(replace(MESSAGE, id=f"msg_{n:026}")) for n in range(200)))
+    routes = [Route(name="both", carriers={"down": 1, "well": 1})]
+    sending = dispatcher(store, down, well, clock=clock, routes=routes)
+
+    while store.due:
+        await sending.send_due(0)
+        await asyncio.sleep(0.001)
+    await sending.drain(5)
+
+    assert 10 <= len(down.sent) <= 25
+    assert len(well.sent) >= 150
+
+
+@pytest.mark.parametrize(("wish", "pause"), [(None, 1), (30, 30), (-1, 1), (3600, 900)])
+async def test_leaves_a_carrier_alone_for_as_long_as_it_asks(clock, wish, pause):
+    slow = TryLater(failure=Failure(reason=FailureReason.THROTTLED), detail="429", after_seconds=wish)
+    carrier, store = ScriptedCarrier(slow), FakeStore(due(), due())
+    sending = dispatcher(store, carrier, clock=clock, max_in_flight=1)
+    await sending.send_due(0)
+    while not sending.room:
+        await asyncio.sleep(0)
+
+    before = sending.open_routes
+    clock.advance(pause - 0.001)
+    just_before = sending.open_routes
+    clock.advance(0.001)
+
+    assert (before, just_before, sending.open_routes) == ([], [], ["default"])
+
+
+async def test_tells_other_processes_that_a_carrier_fails(clock):
+    shared = FakeCarrierStore()
+    carrier, store = ScriptedCarrier(DOWN), FakeStore(*(due() for _ in range(50)))
+    first = dispatcher(store, carrier, clock=clock, carrier_store=shared)
+    second = dispatcher(store, ScriptedCarrier(), clock=clock, carrier_store=shared)
+    await sent_so_far(first, carrier)
+
+    await second._monitor.refresh()
+
+    assert second.open_routes == []
+    assert shared.kept["scripted"].error.reason is FailureReason.CARRIER_UNAVAILABLE
+
+
+async def test_shows_the_last_thing_that_went_wrong_at_a_carrier(clock):
+    store = FakeStore(due())
+    sending = dispatcher(store, ScriptedCarrier(DOWN), clock=clock)
+    await sending.send_due(0)
+    await sending.drain(5)
+
+    (overview,) = sending._monitor.overview()
+
+    assert (overview.last_error.code, overview.last_error.message) == ("carrier_unavailable", "HTTP 503")
+    assert (overview.state, overview.sent_last_minute, overview.failed_last_minute) == (CarrierState.HEALTHY, 0, 1)
+
+
+async def test_shows_a_carrier_that_gets_nothing_as_open_and_one_that_is_tried_as_probing(clock, failing):
+    sending, carrier, _ = failing
+    (before,) = sending._monitor.overview()
+    carrier.answer = asyncio.Event()
+    clock.advance(5)
+    await sending.send_due(0)
+    (meanwhile,) = sending._monitor.overview()
+    carrier.answer.set()
+    await sending.drain(5)
+
+    assert (before.state, before.in_flight) == (CarrierState.OPEN, 0)
+    assert before.state_until == clock.now()
+    assert (meanwhile.state, meanwhile.in_flight) == (CarrierState.PROBING, 1)
+
+
+# A carrier that has a limit
+
+
+LIMITED = {"scripted": CarrierRules(segments_per_second=10)}
+
+
+async def test_waits_for_its_slot(clock):
+    carrier, store = ScriptedCarrier(), FakeStore(due())
+    store.slot = NOW + timedelta(seconds=0.2)
+    sending = dispatcher(store, carrier, clock=clock, rules=LIMITED)
+    await sending.send_due(0)
+    await asyncio.sleep(0)
+    before = len(carrier.sent)
+
+    clock.advance(0.2)
+    await sending.drain(5)
+
+    assert (before, len(carrier.sent)) == (0, 1)
+
+
+async def test_finds_another_slot_when_it_has_stood_still_beyond_its_own(clock):
+    carrier, store, shared = ScriptedCarrier(), FakeStore(due()), FakeCarrierStore()
+    store.slot = NOW - timedelta(seconds=1)
+    shared.slot = NOW + timedelta(seconds=0.3)
+    sending = dispatcher(store, carrier, clock=clock, rules=LIMITED, carrier_store=shared)
+    await sending.send_due(0)
+    while not clock.sleepers:
+        await asyncio.sleep(0)
+    before = len(carrier.sent)
+
+    clock.advance(0.3)
+    await sending.drain(5)
+
+    assert (before, len(carrier.sent)) == (0, 1)
+    assert [wish.message_id for wish in shared.late] == [MESSAGE.id]

@@ -1,4 +1,4 @@
-"""How old messages and keys are forgotten."""
+"""How old messages and keys are forgotten, and receipts that nothing claims."""
 
 from __future__ import annotations
 
@@ -6,22 +6,42 @@ import asyncio
 from datetime import timedelta
 
 from services.delivery.housekeeping import STEP, Housekeeping
+from services.delivery.receipt_rules import PARKED_FOR, PARKED_PER_CARRIER
 
 
 class FullStore:
-    """Has so many old messages on each shard, and so many expired keys."""
+    """Has so many old messages on each shard, so many expired keys, and so many parked receipts too many."""
 
-    def __init__(self, messages: dict[int, int], keys: int) -> None:
+    def __init__(self, messages: dict[int, int], keys: int, parked: int = 0, replies: int = 0) -> None:
         self.messages = messages
         self.keys = keys
+        self.parked = parked
+        self.parked_limits = None
+        self.replies = replies
+        self.replies_before = None
         self.steps: list[int] = []
         self.before = None
+
+    async def expire(self, shard, now, limit):
+        return 0
 
     async def remove_finished(self, shard, before, limit):
         self.before = before
         removed = min(limit, self.messages[shard])
         self.messages[shard] -= removed
         self.steps.append(removed)
+        return removed
+
+    async def remove_parked(self, before, *, kept, limit):
+        self.parked_limits = (before, kept)
+        removed = min(limit, self.parked)
+        self.parked -= removed
+        return removed
+
+    async def remove_unmatched(self, before, limit):
+        self.replies_before = before
+        removed = min(limit, self.replies)
+        self.replies -= removed
         return removed
 
     async def remove_expired_keys(self, now, limit):
@@ -31,9 +51,9 @@ class FullStore:
 
 
 async def test_removes_everything_that_is_old_in_small_steps_with_pauses(clock):
-    store = FullStore({0: STEP * 2 + 7, 1: 3}, keys=STEP + 1)
+    store = FullStore({0: STEP * 2 + 7, 1: 3}, keys=STEP + 1, replies=STEP)
     cleaning = asyncio.create_task(
-        Housekeeping(store=store, clock=clock, shards=[0, 1], retention=timedelta(days=30)).clean()
+        Housekeeping(store=store, replies=store, clock=clock, shards=[0, 1], retention=timedelta(days=30)).clean()
     )
     pauses = 0
     while not cleaning.done():
@@ -45,13 +65,30 @@ async def test_removes_everything_that_is_old_in_small_steps_with_pauses(clock):
     assert await cleaning == STEP * 2 + 10
     assert store.messages == {0: 0, 1: 0}
     assert store.keys == 0
+    assert store.replies == 0
     assert max(store.steps) == STEP
-    assert pauses == 6
+    assert pauses == 7
 
 
 async def test_keeps_what_is_younger_than_the_retention_time(clock):
     store = FullStore({0: 0}, keys=0)
 
-    await Housekeeping(store=store, clock=clock, shards=[0], retention=timedelta(days=7)).clean()
+    await Housekeeping(store=store, replies=store, clock=clock, shards=[0], retention=timedelta(days=7)).clean()
 
-    assert store.before == clock.now() - timedelta(days=7)
+    assert store.before == store.replies_before == clock.now() - timedelta(days=7)
+
+
+async def test_forgets_parked_receipts_after_a_day_and_beyond_ten_thousand_of_a_carrier(clock):
+    store = FullStore({}, keys=0, parked=STEP - 1)
+    cleaning = asyncio.create_task(
+        Housekeeping(store=store, replies=store, clock=clock, shards=[], retention=timedelta(days=30)).clean()
+    )
+    while not cleaning.done():
+        await asyncio.sleep(0)
+        if clock.sleepers:
+            forgotten_at = clock.now()
+            clock.advance(1)
+
+    assert store.parked == 0
+    assert store.parked_limits == (forgotten_at - PARKED_FOR, PARKED_PER_CARRIER)
+    assert PARKED_PER_CARRIER == 10_000

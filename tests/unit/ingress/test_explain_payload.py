@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from servicekit.errors import NotFoundError
-from services.ingress.domain import MAX_BODY_BYTES, Integration, Payload
+from servicekit.sms_fitting import Overflow, TextChange
+from services.ingress.domain import MAX_BODY_BYTES, Integration, OldSecret, Payload, TextLimit
 from services.ingress.explain_payload import ExplainPayload
+from tests.conftest import FixedClock
 from tests.unit.ingress.conftest import KnownIntegrations, RememberingDelivery
 
 GOOD = b'{"to":"+65 8123 0000","text":"Hello","ref":7}'
 
 
 @pytest.fixture
-def explain(integrations: KnownIntegrations, delivery: RememberingDelivery, integration: Integration) -> ExplainPayload:
+def explain(
+    integrations: KnownIntegrations, delivery: RememberingDelivery, integration: Integration, clock: FixedClock
+) -> ExplainPayload:
     integrations.all.append(integration)
-    return ExplainPayload(integrations=integrations, previewer=delivery)
+    return ExplainPayload(integrations=integrations, previewer=delivery, clock=clock)
 
 
 async def test_shows_every_step_of_a_payload_that_would_be_accepted(
@@ -95,6 +101,27 @@ async def test_tells_the_state_of_the_signature_and_shows_the_mapping_all_the_sa
     assert explanation.trace.result_of("to") == "+6581230000"
 
 
+@pytest.mark.parametrize(("seconds", "state"), [(59.999, "valid"), (60, "mismatch")])
+async def test_an_old_secret_makes_a_valid_signature_until_it_expires(
+    *,
+    explain: ExplainPayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    clock: FixedClock,
+    seconds: float,
+    state: str,
+) -> None:
+    old = OldSecret(secret="s", expires_at=clock.now() + timedelta(seconds=60))
+    integrations.all[:] = [replace(integration, signing_secrets=("new",), old_secrets=(old,))]
+    signature = "sha256=" + hmac.new(b"s", GOOD, hashlib.sha256).hexdigest()
+    clock.advance(seconds)
+
+    payload = Payload(body=GOOD, headers={"x-webhook-signature": (signature,)})
+    explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=payload)
+
+    assert explanation.signature == state
+
+
 async def test_knows_no_integration_of_another_tenant(explain: ExplainPayload, integration: Integration) -> None:
     with pytest.raises(NotFoundError):
         await explain(tenant_id="ten_other", integration_id=integration.id, payload=Payload(body=GOOD))
@@ -104,3 +131,33 @@ async def test_knows_no_integration_of_another_tenant(explain: ExplainPayload, i
 async def test_knows_nothing_under_what_is_no_id(explain: ExplainPayload, integration_id: str) -> None:
     with pytest.raises(NotFoundError):
         await explain(tenant_id="ten_mine", integration_id=integration_id, payload=Payload(body=GOOD))
+
+
+async def test_shows_the_text_as_it_would_be_sent(
+    integration: Integration, integrations: KnownIntegrations, delivery: RememberingDelivery, clock: FixedClock
+) -> None:
+    limit = TextLimit(max_segments=1, on_overflow=Overflow.TRANSLITERATE)
+    integrations.all.append(replace(integration, text_limit=limit, sender="ACME", tag="alerts"))
+    explain = ExplainPayload(integrations=integrations, previewer=delivery, clock=clock)
+    body = json.dumps({"to": "+6581230000", "text": "“x” " * 25}).encode()
+
+    explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=Payload(body=body))
+
+    assert explanation.trace.text_changed is TextChange.TRANSLITERATED
+    (previewed,) = delivery.previewed
+    assert (previewed.text, previewed.sender, previewed.tag) == ('"x" ' * 25, "ACME", "alerts")
+
+
+async def test_a_text_that_does_not_fit_is_the_verdict(
+    integration: Integration, integrations: KnownIntegrations, delivery: RememberingDelivery, clock: FixedClock
+) -> None:
+    integrations.all.append(replace(integration, text_limit=TextLimit(max_segments=1)))
+    explain = ExplainPayload(integrations=integrations, previewer=delivery, clock=clock)
+    body = json.dumps({"to": "+6581230000", "text": "x" * 161}).encode()
+
+    explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=Payload(body=body))
+
+    problems = {field.field: field.problem for field in explanation.trace.fields}
+    assert explanation.verdict == "text_too_long"
+    assert problems["text"] == "it takes 2 SMS parts, and may take 1"
+    assert delivery.previewed == []

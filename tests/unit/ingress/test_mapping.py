@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from services.ingress.domain import MappingPaths
+from servicekit.sms_fitting import Overflow, TextChange
+from services.ingress.domain import NO_LIMIT, MappingPaths, TextLimit
 from services.ingress.mapping import FieldTrace, Trace, compile_mapping, map_payload
 from services.ingress.strict_json import decode
 
@@ -15,8 +16,8 @@ NESTED = MappingPaths(to="customer.phone", text="notification.body", ref="invoic
 NUMBER = "+6581230000"
 
 
-def mapped(document: object, paths: MappingPaths = NESTED) -> Trace:
-    return map_payload(compile_mapping(paths), decode(json.dumps(document).encode()))
+def mapped(document: object, paths: MappingPaths = NESTED, limit: TextLimit = NO_LIMIT) -> Trace:
+    return map_payload(compile_mapping(paths), decode(json.dumps(document).encode()), limit)
 
 
 def payload(to: object = NUMBER, text: object = "Your invoice is ready", ref: object = "INV-99") -> object:
@@ -130,8 +131,8 @@ def test_refuses_a_number_without_plus_when_there_is_no_region() -> None:
 @pytest.mark.parametrize(
     ("document", "reason", "extras"),
     [
-        (payload(text="x" * 1601), "TEXT_TOO_LONG", {"limit": 1600, "length": 1601}),
-        (payload(text="😀" * 1601), "TEXT_TOO_LONG", {"limit": 1600, "length": 1601}),
+        (payload(text="x" * 1601), "TEXT_TOO_LONG", {"limit": 1600, "length": 1601, "unit": "characters"}),
+        (payload(text="😀" * 1601), "TEXT_TOO_LONG", {"limit": 1600, "length": 1601, "unit": "characters"}),
         (payload(to="letters", text="x" * 1601), "INVALID_RECIPIENT", None),
         (payload(text="x" * 1601, ref="x" * 65), "TEXT_TOO_LONG", None),
         (payload(text=True), "VALIDATION_ERROR", ["notification.body"]),
@@ -153,6 +154,52 @@ def test_tells_what_is_wrong_with_text_and_reference(document: object, reason: s
         issues = error.extras["issues"]
         assert isinstance(issues, list)
         assert [issue["path"] for issue in issues] == extras
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "result", "change"),
+    [
+        ("x" * 161, NO_LIMIT, "x" * 161, None),
+        ("x" * 160, TextLimit(max_segments=1), "x" * 160, None),
+        ("x" * 161, TextLimit(max_segments=1, on_overflow=Overflow.TRUNCATE), "x" * 160, TextChange.TRUNCATED),
+        ("x" * 5000, TextLimit(max_segments=2, on_overflow=Overflow.TRUNCATE), "x" * 306, TextChange.TRUNCATED),
+        ("x" * 5000, TextLimit(max_segments=20, on_overflow=Overflow.TRUNCATE), "x" * 1600, TextChange.TRUNCATED),
+        ("“x” " * 25, TextLimit(max_segments=1, on_overflow=Overflow.TRANSLITERATE), '"x" ' * 25, "transliterated"),
+        ("“x”", TextLimit(max_segments=1, on_overflow=Overflow.TRANSLITERATE), "“x”", None),
+    ],
+)
+def test_makes_a_text_fit_and_says_what_was_done(
+    text: str, limit: TextLimit, result: str, change: TextChange | None
+) -> None:
+    trace = mapped(payload(text=text), limit=limit)
+
+    assert trace.error is None
+    assert (trace.result_of("text"), trace.text_changed) == (result, change)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "extras"),
+    [
+        ("x" * 307, TextLimit(max_segments=2), {"limit": 2, "length": 3, "unit": "segments"}),
+        (
+            "ж" * 71,
+            TextLimit(max_segments=1, on_overflow=Overflow.TRANSLITERATE),
+            {"limit": 1, "length": 2, "unit": "segments"},
+        ),
+        ("x" * 1601, TextLimit(max_segments=20), {"limit": 1600, "length": 1601, "unit": "characters"}),
+        (
+            "x" * 1601,
+            TextLimit(max_segments=0, on_overflow=Overflow.TRUNCATE),
+            {"limit": 1600, "length": 1601, "unit": "characters"},
+        ),
+    ],
+)
+def test_refuses_a_text_that_does_not_fit(text: str, limit: TextLimit, extras: object) -> None:
+    trace = mapped(payload(text=text), limit=limit)
+
+    assert trace.error is not None
+    assert (trace.error.reason, trace.error.extras) == ("TEXT_TOO_LONG", extras)
+    assert trace.text_changed is None
 
 
 SEVERAL = MappingPaths(to="people[*].phone", text="lines[*]", ref="refs[*]")

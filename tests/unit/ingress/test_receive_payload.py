@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from servicekit.errors import IdempotencyMismatchError, ServiceError, ValidationError
 from servicekit.ids import new_secret
+from servicekit.sms_fitting import Overflow
 from services.ingress.domain import (
     MAX_BODY_BYTES,
     DedupeKey,
@@ -22,7 +23,9 @@ from services.ingress.domain import (
     IngressKey,
     Integration,
     MappingPaths,
+    OldSecret,
     Payload,
+    TextLimit,
 )
 from services.ingress.receive_payload import ReceivePayload
 from tests.conftest import FixedClock
@@ -232,6 +235,50 @@ async def test_takes_a_payload_signed_by_any_current_secret(
     assert len(delivery.submitted) == 1
 
 
+@pytest.mark.parametrize(("secret", "seconds"), [("new", 59.999), ("new", 60), ("old", 59.999)])
+async def test_takes_a_payload_signed_by_the_new_secret_and_by_the_old_one_until_it_expires(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    clock: FixedClock,
+    secret: str,
+    seconds: float,
+) -> None:
+    old = OldSecret(secret="old", expires_at=clock.now() + timedelta(seconds=60))
+    integrations.all[:] = [replace(integration, signing_secrets=("new",), old_secrets=(old,))]
+    clock.advance(seconds)
+
+    payload = Payload(body=GOOD, headers={"x-webhook-signature": signature(secret, GOOD)})
+    accepted = await receive(ingress_key=ingress_key, payload=payload)
+
+    assert accepted.status == "queued"
+
+
+@pytest.mark.parametrize(("secret", "seconds"), [("old", 60), ("old", 86_400), ("other", 0)])
+async def test_refuses_a_payload_signed_by_an_old_secret_that_has_expired(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+    clock: FixedClock,
+    secret: str,
+    seconds: float,
+) -> None:
+    old = OldSecret(secret="old", expires_at=clock.now() + timedelta(seconds=60))
+    integrations.all[:] = [replace(integration, signing_secrets=("new",), old_secrets=(old,))]
+    clock.advance(seconds)
+
+    payload = Payload(body=GOOD, headers={"x-webhook-signature": signature(secret, GOOD)})
+    refusal = await refusal_of(receive, ingress_key, payload)
+
+    assert refusal.extras == {"reason": "mismatch"}
+    assert delivery.submitted == []
+
+
 @pytest.mark.parametrize(
     ("headers", "problem"),
     [
@@ -381,12 +428,14 @@ async def test_hands_on_how_the_integrations_messages_are_sent(
     delivery: RememberingDelivery,
 ) -> None:
     paths = replace(integration.paths, dedupe="ref")
-    integrations.all[:] = [replace(integration, paths=paths, priority="high", on_unknown="hold", dedupe=RULE)]
+    rules = {"priority": "high", "on_unknown": "hold", "dedupe": RULE, "sender": "ACME", "tag": "alerts"}
+    integrations.all[:] = [replace(integration, paths=paths, **rules)]
 
     await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
 
     (message,) = delivery.submitted
     assert (message.priority, message.on_unknown) == ("high", "hold")
+    assert (message.sender, message.tag) == ("ACME", "alerts")
     assert message.dedupe == DedupeKey(value="4821", rule=RULE)
 
 
@@ -404,3 +453,40 @@ async def test_submits_without_a_dedupe_value_when_the_payload_has_none(
     await receive(ingress_key=ingress_key, payload=Payload(body=GOOD))
 
     assert [message.dedupe for message in delivery.submitted] == [None]
+
+
+@pytest.mark.parametrize(("first", "told"), [({}, "truncated"), ({"text": "as it was", "replayed": True}, None)])
+async def test_says_what_was_done_to_the_text_that_it_answers_with(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+    first: dict[str, str | bool],
+    told: str | None,
+) -> None:
+    limit = TextLimit(max_segments=1, on_overflow=Overflow.TRUNCATE)
+    integrations.all[:] = [replace(integration, text_limit=limit)]
+    delivery.answer = first
+
+    accepted = await receive(ingress_key=ingress_key, payload=Payload(body=with_fields(text="x" * 200)))
+
+    assert [message.text for message in delivery.submitted] == ["x" * 160]
+    assert accepted.text_changed == told
+
+
+async def test_submits_nothing_that_takes_too_many_parts(
+    *,
+    receive: ReceivePayload,
+    integrations: KnownIntegrations,
+    integration: Integration,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+) -> None:
+    integrations.all[:] = [replace(integration, text_limit=TextLimit(max_segments=1))]
+
+    refusal = await refusal_of(receive, ingress_key, Payload(body=with_fields(text="x" * 161)))
+
+    assert (refusal.reason, refusal.extras["unit"]) == ("TEXT_TOO_LONG", "segments")
+    assert delivery.submitted == []

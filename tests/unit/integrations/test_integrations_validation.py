@@ -109,7 +109,13 @@ def test_refuses_a_signing_header(header):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "https://example.com", "http://example.com:8080/a?b=c", "https://[::1]/x", "https://e.example/" + "x" * 2030],
+    [
+        "",
+        "https://example.com",
+        "https://example.com:8443/a?b=c",
+        "https://8.8.8.8/x",
+        "https://e.example/" + "x" * 2030,
+    ],
 )
 def test_keeps_an_outbound_url(url):
     assert kept(outbound_url=url).outbound_url == url
@@ -153,14 +159,18 @@ def test_refuses_a_region(region):
     assert [issue.path for issue in issues_of(default_region=region)] == ["defaultRegion"]
 
 
-@pytest.mark.parametrize("field", ["priority", "on_unknown"])
-@pytest.mark.parametrize("word", ["", "HIGH", "urgent", " hold", "suppress"])
+@pytest.mark.parametrize("field", ["priority", "on_unknown", "on_overflow"])
+@pytest.mark.parametrize("word", ["", "HIGH", "urgent", " hold", "suppress", "truncated"])
 def test_an_unknown_word_is_answered_with_the_known_ones(field, word):
     (issue,) = issues_of(**{field: word})
 
-    known = {"priority": "high, normal, low", "on_unknown": "resend, hold"}
+    known = {
+        "priority": "high, normal, low",
+        "on_unknown": "resend, hold",
+        "on_overflow": "reject, truncate, transliterate",
+    }
     assert (issue.path, issue.message) == (
-        {"priority": "priority", "on_unknown": "onUnknown"}[field],
+        {"priority": "priority", "on_unknown": "onUnknown", "on_overflow": "onOverflow"}[field],
         f"must be one of: {known[field]}",
     )
 
@@ -173,10 +183,52 @@ def test_an_unknown_word_is_answered_with_the_known_ones(field, word):
         ("priority", "low"),
         ("on_unknown", "resend"),
         ("on_unknown", "hold"),
+        ("on_overflow", "reject"),
+        ("on_overflow", "truncate"),
+        ("on_overflow", "transliterate"),
     ],
 )
 def test_keeps_a_known_word(field, word):
     assert getattr(kept(**{field: word}), field) == word
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sender", ""),
+        ("sender", "+6598765432"),
+        ("sender", "ACME 24"),
+        ("tag", ""),
+        ("tag", "alerts"),
+        ("tag", "ü" * 64),
+        ("max_segments", 0),
+        ("max_segments", 1),
+        ("max_segments", 20),
+    ],
+)
+def test_keeps_who_a_message_is_from_its_tag_and_its_limit(field, value):
+    assert getattr(kept(**{field: value}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path", "sentence"),
+    [
+        ("sender", "1234567890", "from", "a number such as"),
+        ("sender", "ACME Company", "from", "1 to 11"),
+        ("sender", "ACMÉ", "from", "a to z"),
+        ("sender", " ", "from", "1 to 11"),
+        ("tag", "x" * 65, "tag", "at most 64"),
+        ("tag", "a\nb", "tag", "printable"),
+        ("tag", "a\x00", "tag", "printable"),
+        ("max_segments", -1, "maxSegments", "must be 1 to 20, or 0 for no limit, not -1"),
+        ("max_segments", 21, "maxSegments", "must be 1 to 20, or 0 for no limit, not 21"),
+    ],
+)
+def test_refuses_a_sender_a_tag_or_a_limit(field, value, path, sentence):
+    (issue,) = issues_of(**{field: value})
+
+    assert issue.path == path
+    assert sentence in issue.message
 
 
 @pytest.mark.parametrize(
@@ -235,6 +287,13 @@ def test_a_new_integration_gets_the_presets_defaults():
         priority="normal",
         on_unknown="resend",
         dedupe=NO_DEDUPE,
+        sender="",
+        tag="",
+        max_segments=0,
+        on_overflow="reject",
+        outbound_events=("message.received",),
+        outbound_enabled=True,
+        reply_window_seconds=0,
     )
 
 
@@ -273,6 +332,47 @@ def test_a_preset_file_with_a_field_too_many_is_a_defect(tmp_path):
         presets(tmp_path)
 
 
-@pytest.mark.parametrize(("asked", "seconds"), [(None, 86_400), (0, 0), (604_800, 604_800)])
-def test_takes_an_overlap(asked, seconds):
-    assert validation.overlap_seconds(asked) == seconds
+@pytest.mark.parametrize("seconds", [0, 60, 2_592_000])
+def test_keeps_a_reply_window(seconds):
+    assert kept(reply_window_seconds=seconds).reply_window_seconds == seconds
+
+
+def test_keeps_outbound_events_once_each_and_in_order():
+    asked = ("message.failed", "message.received", "message.failed")
+
+    assert kept(outbound_events=asked).outbound_events == ("message.received", "message.failed")
+    assert kept(outbound_events=()).outbound_events is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path", "sentence"),
+    [
+        ("reply_window_seconds", -1, "replyWindowSeconds", "must be 60 to 2592000, or 0"),
+        ("reply_window_seconds", 59, "replyWindowSeconds", "not 59"),
+        ("reply_window_seconds", 2_592_001, "replyWindowSeconds", "not 2592001"),
+        ("outbound_events", ("message.queued",), "outboundEvents", "message.undelivered"),
+        ("signing_secret_overlap_seconds", -1, "signingSecretOverlapSeconds", "must be 0 to 604800, not -1"),
+        ("signing_secret_overlap_seconds", 604_801, "signingSecretOverlapSeconds", "not 604801"),
+    ],
+)
+def test_refuses_what_can_not_be_said_of_replies(field, value, path, sentence):
+    (issue,) = issues_of(**{field: value})
+
+    assert issue.path == path
+    assert sentence in issue.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "switches"),
+    [
+        ({}, None),
+        ({"name": "shop"}, None),
+        ({"outbound_enabled": True}, True),
+        ({"outbound_enabled": False}, False),
+        ({"outbound_url": "https://example.com"}, True),
+        ({"outbound_url": ""}, True),
+        ({"outbound_url": "https://example.com", "outbound_enabled": False}, False),
+    ],
+)
+def test_to_name_the_outbound_url_is_to_enable_it(asked, switches):
+    assert IntegrationChanges(**asked).switches_outbound is switches

@@ -40,6 +40,7 @@ class Message(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     SENT_AT_FIELD_NUMBER: _builtins.int
     DELIVERED_AT_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is `msg_` and 26 characters."""
     status: _builtins.str
@@ -64,6 +65,8 @@ class Message(_message.Message):
     """encoding is `gsm7` or `ucs2`."""
     attempts: _builtins.int
     """attempts is how many attempts have begun."""
+    tag: _builtins.str
+    """tag is the word for routing rules that it was sent with; empty for none."""
     @_builtins.property
     def error(self) -> Global___MessageError:
         """error says why it is not delivered; unset when nothing went wrong."""
@@ -103,10 +106,11 @@ class Message(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         sent_at: _timestamp_pb2.Timestamp | None = ...,
         delivered_at: _timestamp_pb2.Timestamp | None = ...,
+        tag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "created_at", b"created_at", "delivered_at", b"delivered_at", "error", b"error", "sent_at", b"sent_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "attempts", b"attempts", "carrier", b"carrier", "carrier_message_id", b"carrier_message_id", "created_at", b"created_at", "delivered_at", b"delivered_at", "encoding", b"encoding", "error", b"error", "from", b"from", "id", b"id", "integration_id", b"integration_id", "ref", b"ref", "segments", b"segments", "sent_at", b"sent_at", "status", b"status", "text", b"text", "to", b"to", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "attempts", b"attempts", "carrier", b"carrier", "carrier_message_id", b"carrier_message_id", "created_at", b"created_at", "delivered_at", b"delivered_at", "encoding", b"encoding", "error", b"error", "from", b"from", "id", b"id", "integration_id", b"integration_id", "ref", b"ref", "segments", b"segments", "sent_at", b"sent_at", "status", b"status", "tag", b"tag", "text", b"text", "to", b"to", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
@@ -158,12 +162,18 @@ class TimelineEntry(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     POSSIBLE_DUPLICATE_FIELD_NUMBER: _builtins.int
+    WEBHOOK_DELIVERY_ID_FIELD_NUMBER: _builtins.int
     event: _builtins.str
-    """event is `accepted`, `attempt_started`, `attempt_finished`, `receipt`, `reply`, `canceled` or `expired`."""
+    """event is `accepted`, `attempt_started`, `attempt_finished`, `receipt`, `reply`, `held`, `canceled`, `expired` or
+    `suppressed`; of the webhooks that tell of the message or of a reply to it, `webhook_attempt` for each call, and
+    `webhook_delivered`, `webhook_failed` or `webhook_missed` at the end.
+    """
     status: _builtins.str
     """status is the message's status from then on; unset for steps that do not change it."""
     attempt: _builtins.int
-    """attempt is the attempt's number, from 1; unset for steps that belong to none."""
+    """attempt is the attempt's number, from 1, of a `webhook_attempt` among the calls of that webhook delivery; unset for
+    steps that belong to none.
+    """
     carrier: _builtins.str
     """carrier is the carrier's name; unset for steps without one."""
     outcome: _builtins.str
@@ -172,6 +182,8 @@ class TimelineEntry(_message.Message):
     """detail is the carrier's own answer or the step in one sentence, cut at 500 characters."""
     possible_duplicate: _builtins.bool
     """possible_duplicate is true on attempts of which more than one may have reached the handset."""
+    webhook_delivery_id: _builtins.str
+    """webhook_delivery_id is the `whd_` id of the webhook delivery; unset for steps that belong to none."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """at is when it happened."""
@@ -187,10 +199,11 @@ class TimelineEntry(_message.Message):
         outcome: _builtins.str | None = ...,
         detail: _builtins.str = ...,
         possible_duplicate: _builtins.bool | None = ...,
+        webhook_delivery_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "_carrier", b"_carrier", "_outcome", b"_outcome", "_possible_duplicate", b"_possible_duplicate", "_status", b"_status", "at", b"at", "attempt", b"attempt", "carrier", b"carrier", "outcome", b"outcome", "possible_duplicate", b"possible_duplicate", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "_carrier", b"_carrier", "_outcome", b"_outcome", "_possible_duplicate", b"_possible_duplicate", "_status", b"_status", "_webhook_delivery_id", b"_webhook_delivery_id", "at", b"at", "attempt", b"attempt", "carrier", b"carrier", "outcome", b"outcome", "possible_duplicate", b"possible_duplicate", "status", b"status", "webhook_delivery_id", b"webhook_delivery_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "_carrier", b"_carrier", "_outcome", b"_outcome", "_possible_duplicate", b"_possible_duplicate", "_status", b"_status", "at", b"at", "attempt", b"attempt", "carrier", b"carrier", "detail", b"detail", "event", b"event", "outcome", b"outcome", "possible_duplicate", b"possible_duplicate", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "_carrier", b"_carrier", "_outcome", b"_outcome", "_possible_duplicate", b"_possible_duplicate", "_status", b"_status", "_webhook_delivery_id", b"_webhook_delivery_id", "at", b"at", "attempt", b"attempt", "carrier", b"carrier", "detail", b"detail", "event", b"event", "outcome", b"outcome", "possible_duplicate", b"possible_duplicate", "status", b"status", "webhook_delivery_id", b"webhook_delivery_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attempt: _TypeAlias = _typing.Literal["attempt"]  # noqa: Y015
     _WhichOneofArgType__attempt: _TypeAlias = _typing.Literal["_attempt", b"_attempt"]  # noqa: Y015
@@ -202,6 +215,8 @@ class TimelineEntry(_message.Message):
     _WhichOneofArgType__possible_duplicate: _TypeAlias = _typing.Literal["_possible_duplicate", b"_possible_duplicate"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
+    _WhichOneofReturnType__webhook_delivery_id: _TypeAlias = _typing.Literal["webhook_delivery_id"]  # noqa: Y015
+    _WhichOneofArgType__webhook_delivery_id: _TypeAlias = _typing.Literal["_webhook_delivery_id", b"_webhook_delivery_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__attempt) -> _WhichOneofReturnType__attempt | None: ...
     @_typing.overload
@@ -212,5 +227,7 @@ class TimelineEntry(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__possible_duplicate) -> _WhichOneofReturnType__possible_duplicate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__webhook_delivery_id) -> _WhichOneofReturnType__webhook_delivery_id | None: ...
 
 Global___TimelineEntry: _TypeAlias = TimelineEntry  # noqa: Y015

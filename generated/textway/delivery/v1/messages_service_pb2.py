@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from textway.delivery.v1 import message_pb2 as textway_dot_delivery_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*textway/delivery/v1/messages_service.proto\x12\x13textway.delivery.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!textway/delivery/v1/message.proto\"\x84\x01\n\x12SendMessageRequest\x12\n\n\x02to\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0b\n\x03ref\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61llback\x18\x04 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\t\x12\x12\n\non_unknown\x18\x07 \x01(\t\"\x88\x01\n\x13SendMessageResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0b\n\x03ref\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x11GetMessageRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xf7\x01\n\x13ListMessagesRequest\x12\x16\n\tpage_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x0b\n\x03ref\x18\x04 \x01(\t\x12\n\n\x02to\x18\x05 \x01(\t\x12\x16\n\x0eintegration_id\x18\x06 \x01(\t\x12\x31\n\rcreated_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_page_size\"_\n\x14ListMessagesResponse\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x1c.textway.delivery.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x19GetMessageTimelineRequest\x12\n\n\x02id\x18\x01 \x01(\t\"]\n\x1aGetMessageTimelineResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x33\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\".textway.delivery.v1.TimelineEntry\"\"\n\x14\x43\x61ncelMessageRequest\x12\n\n\x02id\x18\x01 \x01(\t\"7\n\x15ResolveMessageRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nresolution\x18\x02 \x01(\t2\x94\x06\n\x0fMessagesService\x12y\n\x0bSendMessage\x12\'.textway.delivery.v1.SendMessageRequest\x1a(.textway.delivery.v1.SendMessageResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/messages:\x01*\x12m\n\nGetMessage\x12&.textway.delivery.v1.GetMessageRequest\x1a\x1c.textway.delivery.v1.Message\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/messages/{id}\x12y\n\x0cListMessages\x12(.textway.delivery.v1.ListMessagesRequest\x1a).textway.delivery.v1.ListMessagesResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/messages\x12\x99\x01\n\x12GetMessageTimeline\x12..textway.delivery.v1.GetMessageTimelineRequest\x1a/.textway.delivery.v1.GetMessageTimelineResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/messages/{id}/timeline\x12\x80\x01\n\x0eResolveMessage\x12*.textway.delivery.v1.ResolveMessageRequest\x1a\x1c.textway.delivery.v1.Message\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/messages/{id}/resolve:\x01*\x12}\n\rCancelMessage\x12).textway.delivery.v1.CancelMessageRequest\x1a\x1c.textway.delivery.v1.Message\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/messages/{id}/cancel:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*textway/delivery/v1/messages_service.proto\x12\x13textway.delivery.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!textway/delivery/v1/message.proto\"\x9f\x01\n\x12SendMessageRequest\x12\n\n\x02to\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0b\n\x03ref\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61llback\x18\x04 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\t\x12\x12\n\non_unknown\x18\x07 \x01(\t\x12\x0c\n\x04\x66rom\x18\x08 \x01(\t\x12\x0b\n\x03tag\x18\t \x01(\t\"\x88\x01\n\x13SendMessageResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0b\n\x03ref\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x11GetMessageRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xf7\x01\n\x13ListMessagesRequest\x12\x16\n\tpage_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x0b\n\x03ref\x18\x04 \x01(\t\x12\n\n\x02to\x18\x05 \x01(\t\x12\x16\n\x0eintegration_id\x18\x06 \x01(\t\x12\x31\n\rcreated_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_page_size\"_\n\x14ListMessagesResponse\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x1c.textway.delivery.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x19GetMessageTimelineRequest\x12\n\n\x02id\x18\x01 \x01(\t\"]\n\x1aGetMessageTimelineResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x33\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\".textway.delivery.v1.TimelineEntry\"\"\n\x14\x43\x61ncelMessageRequest\x12\n\n\x02id\x18\x01 \x01(\t\"7\n\x15ResolveMessageRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nresolution\x18\x02 \x01(\t2\x94\x06\n\x0fMessagesService\x12y\n\x0bSendMessage\x12\'.textway.delivery.v1.SendMessageRequest\x1a(.textway.delivery.v1.SendMessageResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/messages:\x01*\x12m\n\nGetMessage\x12&.textway.delivery.v1.GetMessageRequest\x1a\x1c.textway.delivery.v1.Message\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/messages/{id}\x12y\n\x0cListMessages\x12(.textway.delivery.v1.ListMessagesRequest\x1a).textway.delivery.v1.ListMessagesResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/messages\x12\x99\x01\n\x12GetMessageTimeline\x12..textway.delivery.v1.GetMessageTimelineRequest\x1a/.textway.delivery.v1.GetMessageTimelineResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/messages/{id}/timeline\x12\x80\x01\n\x0eResolveMessage\x12*.textway.delivery.v1.ResolveMessageRequest\x1a\x1c.textway.delivery.v1.Message\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/messages/{id}/resolve:\x01*\x12}\n\rCancelMessage\x12).textway.delivery.v1.CancelMessageRequest\x1a\x1c.textway.delivery.v1.Message\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/messages/{id}/cancel:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,23 +47,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MESSAGESSERVICE'].methods_by_name['CancelMessage']._loaded_options = None
   _globals['_MESSAGESSERVICE'].methods_by_name['CancelMessage']._serialized_options = b'\202\323\344\223\002\035\"\030/v1/messages/{id}/cancel:\001*'
   _globals['_SENDMESSAGEREQUEST']._serialized_start=166
-  _globals['_SENDMESSAGEREQUEST']._serialized_end=298
-  _globals['_SENDMESSAGERESPONSE']._serialized_start=301
-  _globals['_SENDMESSAGERESPONSE']._serialized_end=437
-  _globals['_GETMESSAGEREQUEST']._serialized_start=439
-  _globals['_GETMESSAGEREQUEST']._serialized_end=470
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=473
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=720
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=722
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=817
-  _globals['_GETMESSAGETIMELINEREQUEST']._serialized_start=819
-  _globals['_GETMESSAGETIMELINEREQUEST']._serialized_end=858
-  _globals['_GETMESSAGETIMELINERESPONSE']._serialized_start=860
-  _globals['_GETMESSAGETIMELINERESPONSE']._serialized_end=953
-  _globals['_CANCELMESSAGEREQUEST']._serialized_start=955
-  _globals['_CANCELMESSAGEREQUEST']._serialized_end=989
-  _globals['_RESOLVEMESSAGEREQUEST']._serialized_start=991
-  _globals['_RESOLVEMESSAGEREQUEST']._serialized_end=1046
-  _globals['_MESSAGESSERVICE']._serialized_start=1049
-  _globals['_MESSAGESSERVICE']._serialized_end=1837
+  _globals['_SENDMESSAGEREQUEST']._serialized_end=325
+  _globals['_SENDMESSAGERESPONSE']._serialized_start=328
+  _globals['_SENDMESSAGERESPONSE']._serialized_end=464
+  _globals['_GETMESSAGEREQUEST']._serialized_start=466
+  _globals['_GETMESSAGEREQUEST']._serialized_end=497
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=500
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=747
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=749
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=844
+  _globals['_GETMESSAGETIMELINEREQUEST']._serialized_start=846
+  _globals['_GETMESSAGETIMELINEREQUEST']._serialized_end=885
+  _globals['_GETMESSAGETIMELINERESPONSE']._serialized_start=887
+  _globals['_GETMESSAGETIMELINERESPONSE']._serialized_end=980
+  _globals['_CANCELMESSAGEREQUEST']._serialized_start=982
+  _globals['_CANCELMESSAGEREQUEST']._serialized_end=1016
+  _globals['_RESOLVEMESSAGEREQUEST']._serialized_start=1018
+  _globals['_RESOLVEMESSAGEREQUEST']._serialized_end=1073
+  _globals['_MESSAGESSERVICE']._serialized_start=1076
+  _globals['_MESSAGESSERVICE']._serialized_end=1864
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,8 @@ class SendMessageRequest(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
     to: _builtins.str
     """to is the recipient in E.164, required."""
     text: _builtins.str
@@ -47,6 +49,8 @@ class SendMessageRequest(_message.Message):
     """priority is `high`, `normal` or `low`; `normal` when empty."""
     on_unknown: _builtins.str
     """on_unknown is `resend` or `hold`; `resend` when empty."""
+    tag: _builtins.str
+    """tag is a word for routing rules, at most 64 characters; empty for none."""
     def __init__(
         self,
         *,
@@ -57,10 +61,11 @@ class SendMessageRequest(_message.Message):
         channel: _builtins.str = ...,
         priority: _builtins.str = ...,
         on_unknown: _builtins.str = ...,
+        tag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback", b"callback", "channel", b"channel", "on_unknown", b"on_unknown", "priority", b"priority", "ref", b"ref", "text", b"text", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback", b"callback", "channel", b"channel", "from", b"from", "on_unknown", b"on_unknown", "priority", b"priority", "ref", b"ref", "tag", b"tag", "text", b"text", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

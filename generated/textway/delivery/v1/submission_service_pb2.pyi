@@ -34,6 +34,8 @@ class Submission(_message.Message):
     ON_UNKNOWN_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_FIELD_NUMBER: _builtins.int
     DEDUPE_FIELD_NUMBER: _builtins.int
+    SENDER_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """tenant_id is the owner's `ten_` id, required."""
     integration_id: _builtins.str
@@ -48,6 +50,10 @@ class Submission(_message.Message):
     """priority is `high`, `normal` or `low`; `normal` when empty."""
     on_unknown: _builtins.str
     """on_unknown is `resend` or `hold`; `resend` when empty."""
+    sender: _builtins.str
+    """sender is the number or name to send from; empty for the route's own."""
+    tag: _builtins.str
+    """tag is a word for routing rules; empty for none."""
     @_builtins.property
     def idempotency(self) -> Global___Idempotency:
         """idempotency is the sender's own key for the request; unset when it gave none."""
@@ -68,10 +74,12 @@ class Submission(_message.Message):
         on_unknown: _builtins.str = ...,
         idempotency: Global___Idempotency | None = ...,
         dedupe: Global___DedupeKey | None = ...,
+        sender: _builtins.str = ...,
+        tag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "idempotency", b"idempotency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "idempotency", b"idempotency", "integration_id", b"integration_id", "on_unknown", b"on_unknown", "priority", b"priority", "ref", b"ref", "tenant_id", b"tenant_id", "text", b"text", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "idempotency", b"idempotency", "integration_id", b"integration_id", "on_unknown", b"on_unknown", "priority", b"priority", "ref", b"ref", "sender", b"sender", "tag", b"tag", "tenant_id", b"tenant_id", "text", b"text", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

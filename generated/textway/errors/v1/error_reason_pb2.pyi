@@ -60,6 +60,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_UNAVAILABLE: a service or its database is down; the call may safely be sent again."""
     ERROR_REASON_IDEMPOTENCY_MISMATCH: _ErrorReason.ValueType  # 17
     """ERROR_REASON_IDEMPOTENCY_MISMATCH: this `Idempotency-Key` came with another body before."""
+    ERROR_REASON_NO_WEBHOOK_CONFIG: _ErrorReason.ValueType  # 18
+    """ERROR_REASON_NO_WEBHOOK_CONFIG: the tenant has set no webhook."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason names every way in which a Textway call can fail.
@@ -106,4 +108,6 @@ ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 16
 """ERROR_REASON_UNAVAILABLE: a service or its database is down; the call may safely be sent again."""
 ERROR_REASON_IDEMPOTENCY_MISMATCH: ErrorReason.ValueType  # 17
 """ERROR_REASON_IDEMPOTENCY_MISMATCH: this `Idempotency-Key` came with another body before."""
+ERROR_REASON_NO_WEBHOOK_CONFIG: ErrorReason.ValueType  # 18
+"""ERROR_REASON_NO_WEBHOOK_CONFIG: the tenant has set no webhook."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -59,6 +59,7 @@ class IngestResponse(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     REF_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
+    TEXT_CHANGED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the message's `msg_` id."""
     status: _builtins.str
@@ -73,6 +74,8 @@ class IngestResponse(_message.Message):
     """duplicate is true when the integration's dedupe rule knows the payload already; unset otherwise. In mode `suppress`
     the message is the first one, in mode `annotate` a new one.
     """
+    text_changed: _builtins.str
+    """text_changed is `truncated` or `transliterated` when the integration's overflow rule changed the text; else unset."""
     def __init__(
         self,
         *,
@@ -82,14 +85,20 @@ class IngestResponse(_message.Message):
         text: _builtins.str = ...,
         ref: _builtins.str = ...,
         duplicate: _builtins.bool | None = ...,
+        text_changed: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "duplicate", b"duplicate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "_text_changed", b"_text_changed", "duplicate", b"duplicate", "text_changed", b"text_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "duplicate", b"duplicate", "id", b"id", "ref", b"ref", "status", b"status", "text", b"text", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "_text_changed", b"_text_changed", "duplicate", b"duplicate", "id", b"id", "ref", b"ref", "status", b"status", "text", b"text", "text_changed", b"text_changed", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duplicate: _TypeAlias = _typing.Literal["duplicate"]  # noqa: Y015
     _WhichOneofArgType__duplicate: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate"]  # noqa: Y015
+    _WhichOneofReturnType__text_changed: _TypeAlias = _typing.Literal["text_changed"]  # noqa: Y015
+    _WhichOneofArgType__text_changed: _TypeAlias = _typing.Literal["_text_changed", b"_text_changed"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__duplicate) -> _WhichOneofReturnType__duplicate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_changed) -> _WhichOneofReturnType__text_changed | None: ...
 
 Global___IngestResponse: _TypeAlias = IngestResponse  # noqa: Y015
 
@@ -138,6 +147,7 @@ class ExplainResponse(_message.Message):
     ENCODING_FIELD_NUMBER: _builtins.int
     CARRIER_FIELD_NUMBER: _builtins.int
     DEDUPE_VALUE_FIELD_NUMBER: _builtins.int
+    TEXT_CHANGED_FIELD_NUMBER: _builtins.int
     verdict: _builtins.str
     """verdict is `accepted`, or the error code that Ingest would have answered."""
     message: _builtins.str
@@ -157,7 +167,11 @@ class ExplainResponse(_message.Message):
     carrier: _builtins.str
     """carrier is the carrier that would take the message; empty when there is none."""
     dedupe_value: _builtins.str
-    """dedupe_value is what the integration's dedupe rule found in the payload; unset when it has no rule or found nothing."""
+    """dedupe_value is what the integration's dedupe rule found in the payload; unset when it has no rule or found
+    nothing.
+    """
+    text_changed: _builtins.str
+    """text_changed is `truncated` or `transliterated` when the integration's overflow rule changed the text; else unset."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedField]:
         """fields has one entry for each path that was tried, in the order in which they were tried."""
@@ -176,14 +190,20 @@ class ExplainResponse(_message.Message):
         encoding: _builtins.str = ...,
         carrier: _builtins.str = ...,
         dedupe_value: _builtins.str | None = ...,
+        text_changed: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "dedupe_value", b"dedupe_value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "_text_changed", b"_text_changed", "dedupe_value", b"dedupe_value", "text_changed", b"text_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "carrier", b"carrier", "dedupe_value", b"dedupe_value", "encoding", b"encoding", "fields", b"fields", "message", b"message", "ref", b"ref", "segments", b"segments", "signature", b"signature", "text", b"text", "to", b"to", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "_text_changed", b"_text_changed", "carrier", b"carrier", "dedupe_value", b"dedupe_value", "encoding", b"encoding", "fields", b"fields", "message", b"message", "ref", b"ref", "segments", b"segments", "signature", b"signature", "text", b"text", "text_changed", b"text_changed", "to", b"to", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedupe_value: _TypeAlias = _typing.Literal["dedupe_value"]  # noqa: Y015
     _WhichOneofArgType__dedupe_value: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value"]  # noqa: Y015
+    _WhichOneofReturnType__text_changed: _TypeAlias = _typing.Literal["text_changed"]  # noqa: Y015
+    _WhichOneofArgType__text_changed: _TypeAlias = _typing.Literal["_text_changed", b"_text_changed"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe_value) -> _WhichOneofReturnType__dedupe_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_changed) -> _WhichOneofReturnType__text_changed | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 

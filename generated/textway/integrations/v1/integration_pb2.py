@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)textway/integrations/v1/integration.proto\x12\x17textway.integrations.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa4\x03\n\x0bIntegration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x13\n\x0bingress_key\x18\x04 \x01(\t\x12\x13\n\x0bingress_url\x18\x05 \x01(\t\x12\x0f\n\x07to_path\x18\x06 \x01(\t\x12\x11\n\ttext_path\x18\x07 \x01(\t\x12\x10\n\x08ref_path\x18\x08 \x01(\t\x12\x0e\n\x06signed\x18\t \x01(\x08\x12\x16\n\x0esigning_header\x18\n \x01(\t\x12\x14\n\x0coutbound_url\x18\x0b \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_region\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x0f \x01(\t\x12\x12\n\non_unknown\x18\x10 \x01(\t\x12/\n\x06\x64\x65\x64upe\x18\x11 \x01(\x0b\x32\x1f.textway.integrations.v1.Dedupe\";\n\x06\x44\x65\x64upe\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x16\n\x0ewindow_seconds\x18\x02 \x01(\x05\x12\x0c\n\x04mode\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)textway/integrations/v1/integration.proto\x12\x17textway.integrations.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x06\n\x0bIntegration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x13\n\x0bingress_key\x18\x04 \x01(\t\x12\x13\n\x0bingress_url\x18\x05 \x01(\t\x12\x0f\n\x07to_path\x18\x06 \x01(\t\x12\x11\n\ttext_path\x18\x07 \x01(\t\x12\x10\n\x08ref_path\x18\x08 \x01(\t\x12\x0e\n\x06signed\x18\t \x01(\x08\x12\x16\n\x0esigning_header\x18\n \x01(\t\x12\x14\n\x0coutbound_url\x18\x0b \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_region\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x0f \x01(\t\x12\x12\n\non_unknown\x18\x10 \x01(\t\x12/\n\x06\x64\x65\x64upe\x18\x11 \x01(\x0b\x32\x1f.textway.integrations.v1.Dedupe\x12\x0c\n\x04\x66rom\x18\x12 \x01(\t\x12\x0b\n\x03tag\x18\x13 \x01(\t\x12\x14\n\x0cmax_segments\x18\x14 \x01(\x05\x12\x13\n\x0bon_overflow\x18\x15 \x01(\t\x12\x17\n\x0foutbound_events\x18\x16 \x03(\t\x12\x18\n\x10outbound_enabled\x18\x17 \x01(\x08\x12\x38\n\x14outbound_disabled_at\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x18outbound_disabled_reason\x18\x19 \x01(\tH\x00\x88\x01\x01\x12\x39\n\x15outbound_missed_since\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14reply_window_seconds\x18\x1b \x01(\x05\x12\x46\n\"previous_signing_secret_expires_at\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x1b\n\x19_outbound_disabled_reason\";\n\x06\x44\x65\x64upe\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x16\n\x0ewindow_seconds\x18\x02 \x01(\x05\x12\x0c\n\x04mode\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'textway.integrations.v1.int
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INTEGRATION']._serialized_start=104
-  _globals['_INTEGRATION']._serialized_end=524
-  _globals['_DEDUPE']._serialized_start=526
-  _globals['_DEDUPE']._serialized_end=585
+  _globals['_INTEGRATION']._serialized_end=932
+  _globals['_DEDUPE']._serialized_start=934
+  _globals['_DEDUPE']._serialized_end=993
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -40,6 +42,17 @@ class Integration(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     ON_UNKNOWN_FIELD_NUMBER: _builtins.int
     DEDUPE_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    MAX_SEGMENTS_FIELD_NUMBER: _builtins.int
+    ON_OVERFLOW_FIELD_NUMBER: _builtins.int
+    OUTBOUND_EVENTS_FIELD_NUMBER: _builtins.int
+    OUTBOUND_ENABLED_FIELD_NUMBER: _builtins.int
+    OUTBOUND_DISABLED_AT_FIELD_NUMBER: _builtins.int
+    OUTBOUND_DISABLED_REASON_FIELD_NUMBER: _builtins.int
+    OUTBOUND_MISSED_SINCE_FIELD_NUMBER: _builtins.int
+    REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    PREVIOUS_SIGNING_SECRET_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id manages the integration and is no secret: `wkh_` and 26 characters."""
     name: _builtins.str
@@ -68,6 +81,24 @@ class Integration(_message.Message):
     """priority is `high`, `normal` or `low`: which of the tenant's messages go first when there are more than can go."""
     on_unknown: _builtins.str
     """on_unknown is `resend` or `hold`: what to do with a message of which it can not be known whether a carrier has it."""
+    tag: _builtins.str
+    """tag is a word for routing rules, at most 64 characters; empty for none."""
+    max_segments: _builtins.int
+    """max_segments is how many SMS parts a text may take, 1 to 20; 0 for no limit but that of 1600 characters."""
+    on_overflow: _builtins.str
+    """on_overflow is what becomes of a text that takes more: `reject` (400 `text_too_long`), `truncate`, or
+    `transliterate` (characters outside the GSM alphabet become their plain likeness, if that makes it fit).
+    """
+    outbound_enabled: _builtins.bool
+    """outbound_enabled is false while nothing is sent to outbound_url: switched off by a call, or by Textway, as
+    `outbound_disabled_reason` tells.
+    """
+    outbound_disabled_reason: _builtins.str
+    """outbound_disabled_reason is why nothing is sent; unset while it is enabled."""
+    reply_window_seconds: _builtins.int
+    """reply_window_seconds is for how long an inbound message counts as a reply to a message of this integration; 0 for
+    the installation's default.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """created_at is when the integration was made."""
@@ -79,6 +110,24 @@ class Integration(_message.Message):
     @_builtins.property
     def dedupe(self) -> Global___Dedupe:
         """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
+
+    @_builtins.property
+    def outbound_events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """outbound_events are the events that outbound_url gets; `message.received` are the replies."""
+
+    @_builtins.property
+    def outbound_disabled_at(self) -> _timestamp_pb2.Timestamp:
+        """outbound_disabled_at is since when nothing is sent; unset while it is enabled."""
+
+    @_builtins.property
+    def outbound_missed_since(self) -> _timestamp_pb2.Timestamp:
+        """outbound_missed_since is only in the answer to a call that enabled outbound_url again: from then on it may have
+        missed events, which `POST /v1/webhook-deliveries/replay` sends.
+        """
+
+    @_builtins.property
+    def previous_signing_secret_expires_at(self) -> _timestamp_pb2.Timestamp:
+        """previous_signing_secret_expires_at is when the signing secret before the newest stops working; unset without one."""
 
     def __init__(
         self,
@@ -100,12 +149,24 @@ class Integration(_message.Message):
         priority: _builtins.str = ...,
         on_unknown: _builtins.str = ...,
         dedupe: Global___Dedupe | None = ...,
+        tag: _builtins.str = ...,
+        max_segments: _builtins.int = ...,
+        on_overflow: _builtins.str = ...,
+        outbound_events: _abc.Iterable[_builtins.str] | None = ...,
+        outbound_enabled: _builtins.bool = ...,
+        outbound_disabled_at: _timestamp_pb2.Timestamp | None = ...,
+        outbound_disabled_reason: _builtins.str | None = ...,
+        outbound_missed_since: _timestamp_pb2.Timestamp | None = ...,
+        reply_window_seconds: _builtins.int = ...,
+        previous_signing_secret_expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "dedupe", b"dedupe", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_outbound_disabled_reason", b"_outbound_disabled_reason", "created_at", b"created_at", "dedupe", b"dedupe", "outbound_disabled_at", b"outbound_disabled_at", "outbound_disabled_reason", b"outbound_disabled_reason", "outbound_missed_since", b"outbound_missed_since", "previous_signing_secret_expires_at", b"previous_signing_secret_expires_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "dedupe", b"dedupe", "default_region", b"default_region", "id", b"id", "ingress_key", b"ingress_key", "ingress_url", b"ingress_url", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signed", b"signed", "signing_header", b"signing_header", "text_path", b"text_path", "to_path", b"to_path", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outbound_disabled_reason", b"_outbound_disabled_reason", "created_at", b"created_at", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "id", b"id", "ingress_key", b"ingress_key", "ingress_url", b"ingress_url", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_disabled_at", b"outbound_disabled_at", "outbound_disabled_reason", b"outbound_disabled_reason", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_missed_since", b"outbound_missed_since", "outbound_url", b"outbound_url", "preset", b"preset", "previous_signing_secret_expires_at", b"previous_signing_secret_expires_at", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signed", b"signed", "signing_header", b"signing_header", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__outbound_disabled_reason: _TypeAlias = _typing.Literal["outbound_disabled_reason"]  # noqa: Y015
+    _WhichOneofArgType__outbound_disabled_reason: _TypeAlias = _typing.Literal["_outbound_disabled_reason", b"_outbound_disabled_reason"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_disabled_reason) -> _WhichOneofReturnType__outbound_disabled_reason | None: ...
 
 Global___Integration: _TypeAlias = Integration  # noqa: Y015
 

@@ -38,6 +38,13 @@ class CreateIntegrationRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     ON_UNKNOWN_FIELD_NUMBER: _builtins.int
     DEDUPE_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    MAX_SEGMENTS_FIELD_NUMBER: _builtins.int
+    ON_OVERFLOW_FIELD_NUMBER: _builtins.int
+    OUTBOUND_EVENTS_FIELD_NUMBER: _builtins.int
+    OUTBOUND_ENABLED_FIELD_NUMBER: _builtins.int
+    REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is required, 1 to 100 characters."""
     preset: _builtins.str
@@ -60,9 +67,29 @@ class CreateIntegrationRequest(_message.Message):
     """priority is `high`, `normal` or `low`: which of the tenant's messages go first when there are more than can go."""
     on_unknown: _builtins.str
     """on_unknown is `resend` or `hold`: what to do with a message of which it can not be known whether a carrier has it."""
+    tag: _builtins.str
+    """tag is a word for routing rules, at most 64 characters; empty for none."""
+    max_segments: _builtins.int
+    """max_segments is how many SMS parts a text may take, 1 to 20; 0 for no limit but that of 1600 characters."""
+    on_overflow: _builtins.str
+    """on_overflow is `reject`, `truncate` or `transliterate`: what becomes of a text that takes more; `reject` by
+    default.
+    """
+    outbound_enabled: _builtins.bool
+    """outbound_enabled is true when left out."""
+    reply_window_seconds: _builtins.int
+    """reply_window_seconds is for how long an inbound message counts as a reply to a message of this integration: 60 to
+    2592000, or 0 for the installation's default.
+    """
     @_builtins.property
     def dedupe(self) -> _integration_pb2.Dedupe:
         """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
+
+    @_builtins.property
+    def outbound_events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """outbound_events are `message.received` (replies), `message.sent`, `message.delivered`, `message.undelivered`,
+        `message.failed` or `message.expired`; only `message.received` when left out or empty.
+        """
 
     def __init__(
         self,
@@ -79,17 +106,31 @@ class CreateIntegrationRequest(_message.Message):
         priority: _builtins.str | None = ...,
         on_unknown: _builtins.str | None = ...,
         dedupe: _integration_pb2.Dedupe | None = ...,
+        tag: _builtins.str | None = ...,
+        max_segments: _builtins.int | None = ...,
+        on_overflow: _builtins.str | None = ...,
+        outbound_events: _abc.Iterable[_builtins.str] | None = ...,
+        outbound_enabled: _builtins.bool | None = ...,
+        reply_window_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "max_segments", b"max_segments", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
     _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
+    _WhichOneofReturnType__from: _TypeAlias = _typing.Literal["from"]  # noqa: Y015
+    _WhichOneofArgType__from: _TypeAlias = _typing.Literal["_from", b"_from"]  # noqa: Y015
+    _WhichOneofReturnType__max_segments: _TypeAlias = _typing.Literal["max_segments"]  # noqa: Y015
+    _WhichOneofArgType__max_segments: _TypeAlias = _typing.Literal["_max_segments", b"_max_segments"]  # noqa: Y015
+    _WhichOneofReturnType__on_overflow: _TypeAlias = _typing.Literal["on_overflow"]  # noqa: Y015
+    _WhichOneofArgType__on_overflow: _TypeAlias = _typing.Literal["_on_overflow", b"_on_overflow"]  # noqa: Y015
     _WhichOneofReturnType__on_unknown: _TypeAlias = _typing.Literal["on_unknown"]  # noqa: Y015
     _WhichOneofArgType__on_unknown: _TypeAlias = _typing.Literal["_on_unknown", b"_on_unknown"]  # noqa: Y015
+    _WhichOneofReturnType__outbound_enabled: _TypeAlias = _typing.Literal["outbound_enabled"]  # noqa: Y015
+    _WhichOneofArgType__outbound_enabled: _TypeAlias = _typing.Literal["_outbound_enabled", b"_outbound_enabled"]  # noqa: Y015
     _WhichOneofReturnType__outbound_url: _TypeAlias = _typing.Literal["outbound_url"]  # noqa: Y015
     _WhichOneofArgType__outbound_url: _TypeAlias = _typing.Literal["_outbound_url", b"_outbound_url"]  # noqa: Y015
     _WhichOneofReturnType__preset: _TypeAlias = _typing.Literal["preset"]  # noqa: Y015
@@ -98,10 +139,14 @@ class CreateIntegrationRequest(_message.Message):
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__ref_path: _TypeAlias = _typing.Literal["ref_path"]  # noqa: Y015
     _WhichOneofArgType__ref_path: _TypeAlias = _typing.Literal["_ref_path", b"_ref_path"]  # noqa: Y015
+    _WhichOneofReturnType__reply_window_seconds: _TypeAlias = _typing.Literal["reply_window_seconds"]  # noqa: Y015
+    _WhichOneofArgType__reply_window_seconds: _TypeAlias = _typing.Literal["_reply_window_seconds", b"_reply_window_seconds"]  # noqa: Y015
     _WhichOneofReturnType__signing_header: _TypeAlias = _typing.Literal["signing_header"]  # noqa: Y015
     _WhichOneofArgType__signing_header: _TypeAlias = _typing.Literal["_signing_header", b"_signing_header"]  # noqa: Y015
     _WhichOneofReturnType__signing_secret: _TypeAlias = _typing.Literal["signing_secret"]  # noqa: Y015
     _WhichOneofArgType__signing_secret: _TypeAlias = _typing.Literal["_signing_secret", b"_signing_secret"]  # noqa: Y015
+    _WhichOneofReturnType__tag: _TypeAlias = _typing.Literal["tag"]  # noqa: Y015
+    _WhichOneofArgType__tag: _TypeAlias = _typing.Literal["_tag", b"_tag"]  # noqa: Y015
     _WhichOneofReturnType__text_path: _TypeAlias = _typing.Literal["text_path"]  # noqa: Y015
     _WhichOneofArgType__text_path: _TypeAlias = _typing.Literal["_text_path", b"_text_path"]  # noqa: Y015
     _WhichOneofReturnType__to_path: _TypeAlias = _typing.Literal["to_path"]  # noqa: Y015
@@ -111,7 +156,15 @@ class CreateIntegrationRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from) -> _WhichOneofReturnType__from | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_segments) -> _WhichOneofReturnType__max_segments | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_overflow) -> _WhichOneofReturnType__on_overflow | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__on_unknown) -> _WhichOneofReturnType__on_unknown | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_enabled) -> _WhichOneofReturnType__outbound_enabled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_url) -> _WhichOneofReturnType__outbound_url | None: ...
     @_typing.overload
@@ -121,9 +174,13 @@ class CreateIntegrationRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ref_path) -> _WhichOneofReturnType__ref_path | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reply_window_seconds) -> _WhichOneofReturnType__reply_window_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signing_header) -> _WhichOneofReturnType__signing_header | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signing_secret) -> _WhichOneofReturnType__signing_secret | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tag) -> _WhichOneofReturnType__tag | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__text_path) -> _WhichOneofReturnType__text_path | None: ...
     @_typing.overload
@@ -228,6 +285,14 @@ class ReplaceIntegrationRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     ON_UNKNOWN_FIELD_NUMBER: _builtins.int
     DEDUPE_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    MAX_SEGMENTS_FIELD_NUMBER: _builtins.int
+    ON_OVERFLOW_FIELD_NUMBER: _builtins.int
+    OUTBOUND_EVENTS_FIELD_NUMBER: _builtins.int
+    OUTBOUND_ENABLED_FIELD_NUMBER: _builtins.int
+    REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    SIGNING_SECRET_OVERLAP_SECONDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     name: _builtins.str
@@ -252,9 +317,34 @@ class ReplaceIntegrationRequest(_message.Message):
     """priority is `high`, `normal` or `low`: which of the tenant's messages go first when there are more than can go."""
     on_unknown: _builtins.str
     """on_unknown is `resend` or `hold`: what to do with a message of which it can not be known whether a carrier has it."""
+    tag: _builtins.str
+    """tag is a word for routing rules, at most 64 characters; empty for none."""
+    max_segments: _builtins.int
+    """max_segments is how many SMS parts a text may take, 1 to 20; 0 for no limit but that of 1600 characters."""
+    on_overflow: _builtins.str
+    """on_overflow is `reject`, `truncate` or `transliterate`: what becomes of a text that takes more; `reject` by
+    default.
+    """
+    outbound_enabled: _builtins.bool
+    """outbound_enabled is true when left out. True enables an outbound_url that was disabled, whoever did it."""
+    reply_window_seconds: _builtins.int
+    """reply_window_seconds is for how long an inbound message counts as a reply to a message of this integration: 60 to
+    2592000, or 0 for the installation's default.
+    """
+    signing_secret_overlap_seconds: _builtins.int
+    """signing_secret_overlap_seconds is how long the signing secret before a new one goes on working too, on payloads
+    and on what is sent to outbound_url: 0 to 604800, default 86400; 0 cuts it off. Without a new secret it ends an
+    overlap that is under way sooner, and never later.
+    """
     @_builtins.property
     def dedupe(self) -> _integration_pb2.Dedupe:
         """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
+
+    @_builtins.property
+    def outbound_events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """outbound_events are `message.received` (replies), `message.sent`, `message.delivered`, `message.undelivered`,
+        `message.failed` or `message.expired`; only `message.received` when left out or empty.
+        """
 
     def __init__(
         self,
@@ -272,17 +362,32 @@ class ReplaceIntegrationRequest(_message.Message):
         priority: _builtins.str | None = ...,
         on_unknown: _builtins.str | None = ...,
         dedupe: _integration_pb2.Dedupe | None = ...,
+        tag: _builtins.str | None = ...,
+        max_segments: _builtins.int | None = ...,
+        on_overflow: _builtins.str | None = ...,
+        outbound_events: _abc.Iterable[_builtins.str] | None = ...,
+        outbound_enabled: _builtins.bool | None = ...,
+        reply_window_seconds: _builtins.int | None = ...,
+        signing_secret_overlap_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "max_segments", b"max_segments", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "id", b"id", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "id", b"id", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
     _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
+    _WhichOneofReturnType__from: _TypeAlias = _typing.Literal["from"]  # noqa: Y015
+    _WhichOneofArgType__from: _TypeAlias = _typing.Literal["_from", b"_from"]  # noqa: Y015
+    _WhichOneofReturnType__max_segments: _TypeAlias = _typing.Literal["max_segments"]  # noqa: Y015
+    _WhichOneofArgType__max_segments: _TypeAlias = _typing.Literal["_max_segments", b"_max_segments"]  # noqa: Y015
+    _WhichOneofReturnType__on_overflow: _TypeAlias = _typing.Literal["on_overflow"]  # noqa: Y015
+    _WhichOneofArgType__on_overflow: _TypeAlias = _typing.Literal["_on_overflow", b"_on_overflow"]  # noqa: Y015
     _WhichOneofReturnType__on_unknown: _TypeAlias = _typing.Literal["on_unknown"]  # noqa: Y015
     _WhichOneofArgType__on_unknown: _TypeAlias = _typing.Literal["_on_unknown", b"_on_unknown"]  # noqa: Y015
+    _WhichOneofReturnType__outbound_enabled: _TypeAlias = _typing.Literal["outbound_enabled"]  # noqa: Y015
+    _WhichOneofArgType__outbound_enabled: _TypeAlias = _typing.Literal["_outbound_enabled", b"_outbound_enabled"]  # noqa: Y015
     _WhichOneofReturnType__outbound_url: _TypeAlias = _typing.Literal["outbound_url"]  # noqa: Y015
     _WhichOneofArgType__outbound_url: _TypeAlias = _typing.Literal["_outbound_url", b"_outbound_url"]  # noqa: Y015
     _WhichOneofReturnType__preset: _TypeAlias = _typing.Literal["preset"]  # noqa: Y015
@@ -291,10 +396,16 @@ class ReplaceIntegrationRequest(_message.Message):
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__ref_path: _TypeAlias = _typing.Literal["ref_path"]  # noqa: Y015
     _WhichOneofArgType__ref_path: _TypeAlias = _typing.Literal["_ref_path", b"_ref_path"]  # noqa: Y015
+    _WhichOneofReturnType__reply_window_seconds: _TypeAlias = _typing.Literal["reply_window_seconds"]  # noqa: Y015
+    _WhichOneofArgType__reply_window_seconds: _TypeAlias = _typing.Literal["_reply_window_seconds", b"_reply_window_seconds"]  # noqa: Y015
     _WhichOneofReturnType__signing_header: _TypeAlias = _typing.Literal["signing_header"]  # noqa: Y015
     _WhichOneofArgType__signing_header: _TypeAlias = _typing.Literal["_signing_header", b"_signing_header"]  # noqa: Y015
     _WhichOneofReturnType__signing_secret: _TypeAlias = _typing.Literal["signing_secret"]  # noqa: Y015
     _WhichOneofArgType__signing_secret: _TypeAlias = _typing.Literal["_signing_secret", b"_signing_secret"]  # noqa: Y015
+    _WhichOneofReturnType__signing_secret_overlap_seconds: _TypeAlias = _typing.Literal["signing_secret_overlap_seconds"]  # noqa: Y015
+    _WhichOneofArgType__signing_secret_overlap_seconds: _TypeAlias = _typing.Literal["_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__tag: _TypeAlias = _typing.Literal["tag"]  # noqa: Y015
+    _WhichOneofArgType__tag: _TypeAlias = _typing.Literal["_tag", b"_tag"]  # noqa: Y015
     _WhichOneofReturnType__text_path: _TypeAlias = _typing.Literal["text_path"]  # noqa: Y015
     _WhichOneofArgType__text_path: _TypeAlias = _typing.Literal["_text_path", b"_text_path"]  # noqa: Y015
     _WhichOneofReturnType__to_path: _TypeAlias = _typing.Literal["to_path"]  # noqa: Y015
@@ -304,7 +415,15 @@ class ReplaceIntegrationRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from) -> _WhichOneofReturnType__from | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_segments) -> _WhichOneofReturnType__max_segments | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_overflow) -> _WhichOneofReturnType__on_overflow | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__on_unknown) -> _WhichOneofReturnType__on_unknown | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_enabled) -> _WhichOneofReturnType__outbound_enabled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_url) -> _WhichOneofReturnType__outbound_url | None: ...
     @_typing.overload
@@ -314,9 +433,15 @@ class ReplaceIntegrationRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ref_path) -> _WhichOneofReturnType__ref_path | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reply_window_seconds) -> _WhichOneofReturnType__reply_window_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signing_header) -> _WhichOneofReturnType__signing_header | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signing_secret) -> _WhichOneofReturnType__signing_secret | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signing_secret_overlap_seconds) -> _WhichOneofReturnType__signing_secret_overlap_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tag) -> _WhichOneofReturnType__tag | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__text_path) -> _WhichOneofReturnType__text_path | None: ...
     @_typing.overload
@@ -342,6 +467,14 @@ class UpdateIntegrationRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     ON_UNKNOWN_FIELD_NUMBER: _builtins.int
     DEDUPE_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    MAX_SEGMENTS_FIELD_NUMBER: _builtins.int
+    ON_OVERFLOW_FIELD_NUMBER: _builtins.int
+    OUTBOUND_EVENTS_FIELD_NUMBER: _builtins.int
+    OUTBOUND_ENABLED_FIELD_NUMBER: _builtins.int
+    REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    SIGNING_SECRET_OVERLAP_SECONDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     name: _builtins.str
@@ -364,9 +497,34 @@ class UpdateIntegrationRequest(_message.Message):
     """priority is `high`, `normal` or `low`: which of the tenant's messages go first when there are more than can go."""
     on_unknown: _builtins.str
     """on_unknown is `resend` or `hold`: what to do with a message of which it can not be known whether a carrier has it."""
+    tag: _builtins.str
+    """tag is a word for routing rules, at most 64 characters; empty for none."""
+    max_segments: _builtins.int
+    """max_segments is how many SMS parts a text may take, 1 to 20; 0 for no limit but that of 1600 characters."""
+    on_overflow: _builtins.str
+    """on_overflow is `reject`, `truncate` or `transliterate`: what becomes of a text that takes more; `reject` by
+    default.
+    """
+    outbound_enabled: _builtins.bool
+    """outbound_enabled true enables an outbound_url that was disabled, whoever did it; so does naming outbound_url."""
+    reply_window_seconds: _builtins.int
+    """reply_window_seconds is for how long an inbound message counts as a reply to a message of this integration: 60 to
+    2592000, or 0 for the installation's default.
+    """
+    signing_secret_overlap_seconds: _builtins.int
+    """signing_secret_overlap_seconds is how long the signing secret before a new one goes on working too, on payloads
+    and on what is sent to outbound_url: 0 to 604800, default 86400; 0 cuts it off. Without a new secret it ends an
+    overlap that is under way sooner, and never later.
+    """
     @_builtins.property
     def dedupe(self) -> _integration_pb2.Dedupe:
         """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
+
+    @_builtins.property
+    def outbound_events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """outbound_events are `message.received` (replies), `message.sent`, `message.delivered`, `message.undelivered`,
+        `message.failed` or `message.expired`; kept when left out or empty.
+        """
 
     def __init__(
         self,
@@ -383,29 +541,50 @@ class UpdateIntegrationRequest(_message.Message):
         priority: _builtins.str | None = ...,
         on_unknown: _builtins.str | None = ...,
         dedupe: _integration_pb2.Dedupe | None = ...,
+        tag: _builtins.str | None = ...,
+        max_segments: _builtins.int | None = ...,
+        on_overflow: _builtins.str | None = ...,
+        outbound_events: _abc.Iterable[_builtins.str] | None = ...,
+        outbound_enabled: _builtins.bool | None = ...,
+        reply_window_seconds: _builtins.int | None = ...,
+        signing_secret_overlap_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_name", b"_name", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_name", b"_name", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_name", b"_name", "_on_unknown", b"_on_unknown", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "id", b"id", "name", b"name", "on_unknown", b"on_unknown", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_name", b"_name", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "id", b"id", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
     _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
+    _WhichOneofReturnType__from: _TypeAlias = _typing.Literal["from"]  # noqa: Y015
+    _WhichOneofArgType__from: _TypeAlias = _typing.Literal["_from", b"_from"]  # noqa: Y015
+    _WhichOneofReturnType__max_segments: _TypeAlias = _typing.Literal["max_segments"]  # noqa: Y015
+    _WhichOneofArgType__max_segments: _TypeAlias = _typing.Literal["_max_segments", b"_max_segments"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__on_overflow: _TypeAlias = _typing.Literal["on_overflow"]  # noqa: Y015
+    _WhichOneofArgType__on_overflow: _TypeAlias = _typing.Literal["_on_overflow", b"_on_overflow"]  # noqa: Y015
     _WhichOneofReturnType__on_unknown: _TypeAlias = _typing.Literal["on_unknown"]  # noqa: Y015
     _WhichOneofArgType__on_unknown: _TypeAlias = _typing.Literal["_on_unknown", b"_on_unknown"]  # noqa: Y015
+    _WhichOneofReturnType__outbound_enabled: _TypeAlias = _typing.Literal["outbound_enabled"]  # noqa: Y015
+    _WhichOneofArgType__outbound_enabled: _TypeAlias = _typing.Literal["_outbound_enabled", b"_outbound_enabled"]  # noqa: Y015
     _WhichOneofReturnType__outbound_url: _TypeAlias = _typing.Literal["outbound_url"]  # noqa: Y015
     _WhichOneofArgType__outbound_url: _TypeAlias = _typing.Literal["_outbound_url", b"_outbound_url"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__ref_path: _TypeAlias = _typing.Literal["ref_path"]  # noqa: Y015
     _WhichOneofArgType__ref_path: _TypeAlias = _typing.Literal["_ref_path", b"_ref_path"]  # noqa: Y015
+    _WhichOneofReturnType__reply_window_seconds: _TypeAlias = _typing.Literal["reply_window_seconds"]  # noqa: Y015
+    _WhichOneofArgType__reply_window_seconds: _TypeAlias = _typing.Literal["_reply_window_seconds", b"_reply_window_seconds"]  # noqa: Y015
     _WhichOneofReturnType__signing_header: _TypeAlias = _typing.Literal["signing_header"]  # noqa: Y015
     _WhichOneofArgType__signing_header: _TypeAlias = _typing.Literal["_signing_header", b"_signing_header"]  # noqa: Y015
     _WhichOneofReturnType__signing_secret: _TypeAlias = _typing.Literal["signing_secret"]  # noqa: Y015
     _WhichOneofArgType__signing_secret: _TypeAlias = _typing.Literal["_signing_secret", b"_signing_secret"]  # noqa: Y015
+    _WhichOneofReturnType__signing_secret_overlap_seconds: _TypeAlias = _typing.Literal["signing_secret_overlap_seconds"]  # noqa: Y015
+    _WhichOneofArgType__signing_secret_overlap_seconds: _TypeAlias = _typing.Literal["_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__tag: _TypeAlias = _typing.Literal["tag"]  # noqa: Y015
+    _WhichOneofArgType__tag: _TypeAlias = _typing.Literal["_tag", b"_tag"]  # noqa: Y015
     _WhichOneofReturnType__text_path: _TypeAlias = _typing.Literal["text_path"]  # noqa: Y015
     _WhichOneofArgType__text_path: _TypeAlias = _typing.Literal["_text_path", b"_text_path"]  # noqa: Y015
     _WhichOneofReturnType__to_path: _TypeAlias = _typing.Literal["to_path"]  # noqa: Y015
@@ -415,9 +594,17 @@ class UpdateIntegrationRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from) -> _WhichOneofReturnType__from | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_segments) -> _WhichOneofReturnType__max_segments | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_overflow) -> _WhichOneofReturnType__on_overflow | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__on_unknown) -> _WhichOneofReturnType__on_unknown | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_enabled) -> _WhichOneofReturnType__outbound_enabled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__outbound_url) -> _WhichOneofReturnType__outbound_url | None: ...
     @_typing.overload
@@ -425,9 +612,15 @@ class UpdateIntegrationRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ref_path) -> _WhichOneofReturnType__ref_path | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reply_window_seconds) -> _WhichOneofReturnType__reply_window_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signing_header) -> _WhichOneofReturnType__signing_header | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signing_secret) -> _WhichOneofReturnType__signing_secret | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signing_secret_overlap_seconds) -> _WhichOneofReturnType__signing_secret_overlap_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tag) -> _WhichOneofReturnType__tag | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__text_path) -> _WhichOneofReturnType__text_path | None: ...
     @_typing.overload

@@ -41,6 +41,11 @@ class IntegrationConfig(_message.Message):
     DEDUPE_KEY_FIELD_NUMBER: _builtins.int
     DEDUPE_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
     DEDUPE_MODE_FIELD_NUMBER: _builtins.int
+    SENDER_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    MAX_SEGMENTS_FIELD_NUMBER: _builtins.int
+    ON_OVERFLOW_FIELD_NUMBER: _builtins.int
+    OLD_SIGNING_SECRETS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     tenant_id: _builtins.str
@@ -69,13 +74,27 @@ class IntegrationConfig(_message.Message):
     """dedupe_window_seconds is for how long a payload is remembered."""
     dedupe_mode: _builtins.str
     """dedupe_mode is `suppress` or `annotate`."""
+    sender: _builtins.str
+    """sender is the number or name to send from; empty to leave it to the route."""
+    tag: _builtins.str
+    """tag is a word for routing rules; empty for none."""
+    max_segments: _builtins.int
+    """max_segments is how many SMS parts a text may take; 0 for no limit."""
+    on_overflow: _builtins.str
+    """on_overflow is `reject`, `truncate` or `transliterate`: what becomes of a text that takes more."""
     @_builtins.property
     def ingress_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngressKey]:
         """ingress_keys are the addresses that lead here."""
 
     @_builtins.property
     def signing_secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """signing_secrets are the secrets of which one must have signed; none means that signatures are not asked for."""
+        """signing_secrets are the secrets of which one must have signed, those of old_signing_secrets beside them; none means
+        that signatures are not asked for.
+        """
+
+    @_builtins.property
+    def old_signing_secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SigningSecret]:
+        """old_signing_secrets may have signed too, until they expire. There are none without a newer one in signing_secrets."""
 
     def __init__(
         self,
@@ -96,14 +115,47 @@ class IntegrationConfig(_message.Message):
         dedupe_key: _builtins.str = ...,
         dedupe_window_seconds: _builtins.int = ...,
         dedupe_mode: _builtins.str = ...,
+        sender: _builtins.str = ...,
+        tag: _builtins.str = ...,
+        max_segments: _builtins.int = ...,
+        on_overflow: _builtins.str = ...,
+        old_signing_secrets: _abc.Iterable[Global___SigningSecret] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe_key", b"dedupe_key", "dedupe_mode", b"dedupe_mode", "dedupe_window_seconds", b"dedupe_window_seconds", "default_region", b"default_region", "id", b"id", "ingress_keys", b"ingress_keys", "on_unknown", b"on_unknown", "priority", b"priority", "ref_path", b"ref_path", "revision", b"revision", "signing_header", b"signing_header", "signing_secrets", b"signing_secrets", "tenant_active", b"tenant_active", "tenant_id", b"tenant_id", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe_key", b"dedupe_key", "dedupe_mode", b"dedupe_mode", "dedupe_window_seconds", b"dedupe_window_seconds", "default_region", b"default_region", "id", b"id", "ingress_keys", b"ingress_keys", "max_segments", b"max_segments", "old_signing_secrets", b"old_signing_secrets", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "priority", b"priority", "ref_path", b"ref_path", "revision", b"revision", "sender", b"sender", "signing_header", b"signing_header", "signing_secrets", b"signing_secrets", "tag", b"tag", "tenant_active", b"tenant_active", "tenant_id", b"tenant_id", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IntegrationConfig: _TypeAlias = IntegrationConfig  # noqa: Y015
+
+@_typing.final
+class SigningSecret(_message.Message):
+    """SigningSecret is a secret, and until when it counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """secret is signed with as it is written."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """expires_at is when it counts no longer; unset for never."""
+
+    def __init__(
+        self,
+        *,
+        secret: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningSecret: _TypeAlias = SigningSecret  # noqa: Y015
 
 @_typing.final
 class IngressKey(_message.Message):
@@ -286,3 +338,190 @@ class AuthenticateApiKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuthenticateApiKeyResponse: _TypeAlias = AuthenticateApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetWebhookTargetsRequest(_message.Message):
+    """GetWebhookTargetsRequest asks where events of a tenant go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """tenant_id is the `ten_` id of the events' owner."""
+    integration_id: _builtins.str
+    """integration_id is the `wkh_` id of the integration that the events are about; empty for none."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        integration_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration_id", b"integration_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetWebhookTargetsRequest: _TypeAlias = GetWebhookTargetsRequest  # noqa: Y015
+
+@_typing.final
+class GetWebhookTargetsResponse(_message.Message):
+    """GetWebhookTargetsResponse is where they go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def integration(self) -> Global___IntegrationTarget:
+        """integration is what the integration says; unset when the tenant has none of that id."""
+
+    @_builtins.property
+    def webhook(self) -> Global___WebhookTarget:
+        """webhook is the tenant's forward-all webhook; unset when there is none."""
+
+    def __init__(
+        self,
+        *,
+        integration: Global___IntegrationTarget | None = ...,
+        webhook: Global___WebhookTarget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration", "webhook", b"webhook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration", "webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetWebhookTargetsResponse: _TypeAlias = GetWebhookTargetsResponse  # noqa: Y015
+
+@_typing.final
+class IntegrationTarget(_message.Message):
+    """IntegrationTarget is what an integration says about replies and events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OUTBOUND_FIELD_NUMBER: _builtins.int
+    REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is the integration's `wkh_` id."""
+    name: _builtins.str
+    """name is the integration's, for people."""
+    reply_window_seconds: _builtins.int
+    """reply_window_seconds is for how long an inbound message counts as a reply; 0 for the installation's default."""
+    @_builtins.property
+    def outbound(self) -> Global___WebhookTarget:
+        """outbound is where its events go. The URL is empty when there is none; the secrets sign its messages' callbacks too."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        outbound: Global___WebhookTarget | None = ...,
+        reply_window_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outbound", b"outbound"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name", "outbound", b"outbound", "reply_window_seconds", b"reply_window_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntegrationTarget: _TypeAlias = IntegrationTarget  # noqa: Y015
+
+@_typing.final
+class WebhookTarget(_message.Message):
+    """WebhookTarget is one URL and how to call it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """url gets the events; empty for none."""
+    enabled: _builtins.bool
+    """enabled is false while nothing may be sent."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """events are those that it gets."""
+
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SigningSecret]:
+        """secrets sign, newest first, each until it expires; at most two."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+        events: _abc.Iterable[_builtins.str] | None = ...,
+        secrets: _abc.Iterable[Global___SigningSecret] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "events", b"events", "secrets", b"secrets", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookTarget: _TypeAlias = WebhookTarget  # noqa: Y015
+
+@_typing.final
+class DisableWebhookTargetRequest(_message.Message):
+    """DisableWebhookTargetRequest names a target that only fails."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FAILING_SINCE_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """tenant_id is the `ten_` id of its owner."""
+    integration_id: _builtins.str
+    """integration_id is the `wkh_` id of the integration whose outbound URL it is; empty for the tenant's webhook."""
+    url: _builtins.str
+    """url is the one that failed."""
+    reason: _builtins.str
+    """reason is a sentence for the owner, at most 200 characters."""
+    @_builtins.property
+    def failing_since(self) -> _timestamp_pb2.Timestamp:
+        """failing_since is since when it has taken nothing; what it missed is offered from then on. Now when unset."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        integration_id: _builtins.str = ...,
+        url: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        failing_since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failing_since", b"failing_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing_since", b"failing_since", "integration_id", b"integration_id", "reason", b"reason", "tenant_id", b"tenant_id", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableWebhookTargetRequest: _TypeAlias = DisableWebhookTargetRequest  # noqa: Y015
+
+@_typing.final
+class DisableWebhookTargetResponse(_message.Message):
+    """DisableWebhookTargetResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableWebhookTargetResponse: _TypeAlias = DisableWebhookTargetResponse  # noqa: Y015

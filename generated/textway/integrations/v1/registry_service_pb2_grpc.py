@@ -50,6 +50,16 @@ class RegistryServiceStub:
                 request_serializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.AuthenticateApiKeyRequest.SerializeToString,
                 response_deserializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.AuthenticateApiKeyResponse.FromString,
                 _registered_method=True)
+        self.GetWebhookTargets = channel.unary_unary(
+                '/textway.integrations.v1.RegistryService/GetWebhookTargets',
+                request_serializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.GetWebhookTargetsRequest.SerializeToString,
+                response_deserializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.GetWebhookTargetsResponse.FromString,
+                _registered_method=True)
+        self.DisableWebhookTarget = channel.unary_unary(
+                '/textway.integrations.v1.RegistryService/DisableWebhookTarget',
+                request_serializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.DisableWebhookTargetRequest.SerializeToString,
+                response_deserializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.DisableWebhookTargetResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -83,6 +93,21 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetWebhookTargets(self, request, context):
+        """GetWebhookTargets tells where events go now: the tenant's webhook and one integration's outbound URL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableWebhookTarget(self, request, context):
+        """DisableWebhookTarget switches off a URL that takes no more events, so that its owner sees it. It changes nothing
+        when the target is gone, has another URL by now, or is disabled already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +125,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.AuthenticateApiKey,
                     request_deserializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.AuthenticateApiKeyRequest.FromString,
                     response_serializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.AuthenticateApiKeyResponse.SerializeToString,
+            ),
+            'GetWebhookTargets': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWebhookTargets,
+                    request_deserializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.GetWebhookTargetsRequest.FromString,
+                    response_serializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.GetWebhookTargetsResponse.SerializeToString,
+            ),
+            'DisableWebhookTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableWebhookTarget,
+                    request_deserializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.DisableWebhookTargetRequest.FromString,
+                    response_serializer=textway_dot_integrations_dot_v1_dot_registry__service__pb2.DisableWebhookTargetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -184,6 +219,60 @@ class RegistryService:
             '/textway.integrations.v1.RegistryService/AuthenticateApiKey',
             textway_dot_integrations_dot_v1_dot_registry__service__pb2.AuthenticateApiKeyRequest.SerializeToString,
             textway_dot_integrations_dot_v1_dot_registry__service__pb2.AuthenticateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWebhookTargets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/textway.integrations.v1.RegistryService/GetWebhookTargets',
+            textway_dot_integrations_dot_v1_dot_registry__service__pb2.GetWebhookTargetsRequest.SerializeToString,
+            textway_dot_integrations_dot_v1_dot_registry__service__pb2.GetWebhookTargetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableWebhookTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/textway.integrations.v1.RegistryService/DisableWebhookTarget',
+            textway_dot_integrations_dot_v1_dot_registry__service__pb2.DisableWebhookTargetRequest.SerializeToString,
+            textway_dot_integrations_dot_v1_dot_registry__service__pb2.DisableWebhookTargetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,12 @@ class RegistryServiceStub:
     """AuthenticateApiKey tells whose an API key is. UNAUTHENTICATED when it is nobody's, PERMISSION_DENIED when its
     tenant is suspended.
     """
+    GetWebhookTargets: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetWebhookTargetsRequest, _registry_service_pb2.GetWebhookTargetsResponse]
+    """GetWebhookTargets tells where events go now: the tenant's webhook and one integration's outbound URL."""
+    DisableWebhookTarget: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DisableWebhookTargetRequest, _registry_service_pb2.DisableWebhookTargetResponse]
+    """DisableWebhookTarget switches off a URL that takes no more events, so that its owner sees it. It changes nothing
+    when the target is gone, has another URL by now, or is disabled already.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -66,6 +72,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     AuthenticateApiKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.AuthenticateApiKeyRequest, _registry_service_pb2.AuthenticateApiKeyResponse]  # type: ignore[assignment]
     """AuthenticateApiKey tells whose an API key is. UNAUTHENTICATED when it is nobody's, PERMISSION_DENIED when its
     tenant is suspended.
+    """
+    GetWebhookTargets: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetWebhookTargetsRequest, _registry_service_pb2.GetWebhookTargetsResponse]  # type: ignore[assignment]
+    """GetWebhookTargets tells where events go now: the tenant's webhook and one integration's outbound URL."""
+    DisableWebhookTarget: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DisableWebhookTargetRequest, _registry_service_pb2.DisableWebhookTargetResponse]  # type: ignore[assignment]
+    """DisableWebhookTarget switches off a URL that takes no more events, so that its owner sees it. It changes nothing
+    when the target is gone, has another URL by now, or is disabled already.
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -101,6 +113,24 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.AuthenticateApiKeyResponse, _abc.Awaitable[_registry_service_pb2.AuthenticateApiKeyResponse]]:
         """AuthenticateApiKey tells whose an API key is. UNAUTHENTICATED when it is nobody's, PERMISSION_DENIED when its
         tenant is suspended.
+        """
+
+    @_abc_1.abstractmethod
+    def GetWebhookTargets(
+        self,
+        request: _registry_service_pb2.GetWebhookTargetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.GetWebhookTargetsResponse, _abc.Awaitable[_registry_service_pb2.GetWebhookTargetsResponse]]:
+        """GetWebhookTargets tells where events go now: the tenant's webhook and one integration's outbound URL."""
+
+    @_abc_1.abstractmethod
+    def DisableWebhookTarget(
+        self,
+        request: _registry_service_pb2.DisableWebhookTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.DisableWebhookTargetResponse, _abc.Awaitable[_registry_service_pb2.DisableWebhookTargetResponse]]:
+        """DisableWebhookTarget switches off a URL that takes no more events, so that its owner sees it. It changes nothing
+        when the target is gone, has another URL by now, or is disabled already.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,226 @@
+"""A carrier over HTTP: hands messages over and reads callbacks as its definition says.
+
+Documentation: docs/guides/new-carrier.md. Limits: an answer is read up to 64 KiB; a connection must stand within 5 s; a
+look-up has 5 s; a send has the caller's deadline. No redirects, no proxies, no compressed answers, one request for one
+call.
+
+    connection never stood          it does not have the message: try later
+    broke off after the first byte  it may have the message, or not
+    an answer                       `answers`, by the definition's rules
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from servicekit.clock import Clock
+from servicekit.errors import Issue, ValidationError
+from servicekit.sms_text import measure
+from services.delivery.carriers.base import (
+    Callback,
+    Capability,
+    CarrierEvents,
+    CarrierReceipt,
+    Failure,
+    FailureReason,
+    OutboundMessage,
+    ReadCallback,
+    Refused,
+    SendResult,
+    TryLater,
+    Unknown,
+)
+from services.delivery.carriers.http.answers import HttpAnswer, look_up_result, send_result
+from services.delivery.carriers.http.callback_signatures import message_key
+from services.delivery.carriers.http.callbacks import CallbackReader
+from services.delivery.carriers.http.definition import Definition, Installation, setting_problems
+from services.delivery.carriers.http.model import Limits, Request
+from services.delivery.carriers.http.requests import Prepared, message_values, prepare, request_host, resolved_settings
+from services.delivery.carriers.http.templates import Values
+
+MAX_ANSWER_BYTES: Final = 65_536
+CONNECT_SECONDS: Final = 5.0
+LOOK_UP_SECONDS: Final = 5.0
+# Shorter than the time after which common servers close an idle connection: a POST that meets the closing is ambiguous.
+KEEP_IDLE_SECONDS: Final = 4.0
+
+
+class HttpCarrier:
+    """One installation of one definition, over a pool of kept connections."""
+
+    kind = "http"
+
+    def __init__(
+        self, definition: Definition, installation: Installation, clock: Clock, *, origin: str | None = None
+    ) -> None:
+        """Take what the definition needs; `origin` stands in for every request's scheme, host and port, to try it out.
+
+        Raises ValidationError when the installation's settings do not fit the definition.
+        """
+        problems = setting_problems(definition, installation.settings)
+        if problems:
+            raise ValidationError(
+                [
+                    Issue(path=f"carriers.{installation.name}.settings.{name}", message=problem)
+                    for name, problem in problems.items()
+                ]
+            )
+        self.name = installation.name
+        self.sender = installation.sender
+        self.definition_name = definition.name
+        self._settings = resolved_settings(definition, installation.settings)
+        self._can_call_back = _can_call_back(definition, self._settings, installation.public_url)
+        self.capability = _capability(definition, installation, can_call_back=self._can_call_back)
+        self.can_look_up = definition.look_up is not None and self.capability is Capability.RECONCILABLE
+        self._definition = definition
+        rotated = resolved_settings(definition, installation.settings, nth=1)
+        settings = [self._settings] if rotated == self._settings else [self._settings, rotated]
+        self._callbacks = CallbackReader(definition, settings)
+        self._callback_url = f"{installation.public_url.rstrip('/')}/v1/carriers/{installation.name}"
+        self._key_secret = _key_secret(definition, self._settings)
+        self._origin = origin
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self, events: CarrierEvents) -> None:  # noqa: ARG002  # what it tells comes in through `read`
+        """Make the pool; connections are made when they are needed."""
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_mark_begun)
+        self._session = aiohttp.ClientSession(
+            # The dispatcher bounds how many calls there are; a second bound here would use up their deadlines.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
+            auto_decompress=False,
+            trust_env=False,
+            trace_configs=[trace],
+        )
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        if self._session:
+            await self._session.close()
+
+    async def send(self, message: OutboundMessage) -> SendResult:
+        """Make the definition's request once."""
+        too_long = _too_long(self._definition.limits, message.text)
+        if too_long:
+            return Refused(failure=Failure(reason=FailureReason.CARRIER_REJECTED), detail=too_long)
+        progress = SimpleNamespace(begun=False)
+        try:
+            answer = await self._answer(self._prepared(self._definition.request, message), progress)
+        except (aiohttp.ClientError, OSError) as error:
+            return _broken_off(error, begun=progress.begun)
+        return send_result(self._definition.answer, answer, message, self._clock.now())
+
+    async def look_up(self, message: OutboundMessage) -> CarrierReceipt | None:
+        """Ask what became of the message; None as well when the carrier can not be asked just now."""
+        look_up = self._definition.look_up
+        if look_up is None:
+            return None
+        try:
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                answer = await self._answer(self._prepared(look_up.request, message), None)
+        except (aiohttp.ClientError, OSError):  # a deadline that has passed is an OSError too
+            return None
+        return look_up_result(look_up, answer, message)
+
+    def read(self, callback: Callback) -> ReadCallback:
+        """Verify a callback, then read it; see base.TakesCallbacks."""
+        return self._callbacks.read(callback)
+
+    def _prepared(self, request: Request, message: OutboundMessage) -> Prepared:
+        return prepare(self._definition, request, self._values(message))
+
+    def _values(self, message: OutboundMessage) -> Values:
+        status_url = inbound_url = ""
+        if self._can_call_back and self._definition.status_callback:
+            status_url = f"{self._callback_url}/status?message={message.message_id}"
+            if self._key_secret:
+                status_url += f"&key={message_key(self._key_secret, message.message_id)}"
+        if self._can_call_back and self._definition.inbound_callback:
+            inbound_url = f"{self._callback_url}/inbound"
+        return message_values(message, self._settings, status_url=status_url, inbound_url=inbound_url)
+
+    async def _answer(self, request: Prepared, progress: SimpleNamespace | None) -> HttpAnswer:
+        assert self._session is not None  # noqa: S101  # `start` comes before everything else
+        url, headers = request.url, dict(request.headers)
+        if self._origin:
+            headers["Host"] = url.host_port_subcomponent or ""
+            url = URL(f"{self._origin}{url.raw_path_qs}", encoded=True)
+        async with self._session.request(
+            request.method,
+            url,
+            data=request.body,
+            headers=headers,
+            # A request without a body has no type, and GET is not to be given one.
+            skip_auto_headers=() if request.body else ("Content-Type",),
+            allow_redirects=False,
+            trace_request_ctx=progress,
+        ) as response:
+            return await _read(response)
+
+
+def _too_long(limits: Limits, text: str) -> str:
+    """Return why the carrier would not take all of a text; empty when it does."""
+    segments = measure(text).segments
+    if limits.text_characters is not None and len(text) > limits.text_characters:
+        return f"the text has {len(text)} characters, and the carrier takes at most {limits.text_characters}"
+    if limits.segments is not None and segments > limits.segments:
+        return f"the text takes {segments} SMS parts, and the carrier takes at most {limits.segments}"
+    return ""
+
+
+def _can_call_back(definition: Definition, settings: Mapping[str, str], public_url: str) -> bool:
+    # A carrier elsewhere refuses messages with an address that only this machine reaches, or calls itself.
+    where = request_host(definition, settings)
+    return bool(public_url) and (not _is_here(URL(public_url).host or "") or _is_here(where))
+
+
+def _is_here(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _capability(definition: Definition, installation: Installation, *, can_call_back: bool) -> Capability:
+    capability = installation.capability or definition.capability
+    can_tell = definition.look_up or (definition.status_callback and can_call_back)
+    return Capability.BLIND if capability is Capability.RECONCILABLE and not can_tell else capability
+
+
+def _key_secret(definition: Definition, settings: Values) -> str:
+    callback = definition.status_callback
+    if callback is None or callback.form.verify.scheme != "message_key":
+        return ""
+    return callback.form.verify.texts["secret"].text(settings) or ""
+
+
+async def _mark_begun(_session: object, context: SimpleNamespace, _headers: object) -> None:
+    # Called when the connection stands and the next thing is the request's first byte.
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx.begun = True
+
+
+def _broken_off(error: Exception, *, begun: bool) -> SendResult:
+    kind = type(error).__name__
+    if begun:
+        return Unknown(detail=f"the connection broke off before the answer was there ({kind})")
+    failure = Failure(reason=FailureReason.CARRIER_UNAVAILABLE, carrier_code=kind)
+    return TryLater(failure=failure, detail=f"the carrier could not be reached, so nothing was sent ({kind})")
+
+
+async def _read(response: aiohttp.ClientResponse) -> HttpAnswer:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk[: MAX_ANSWER_BYTES - len(body)]
+        if len(body) >= MAX_ANSWER_BYTES:
+            response.close()
+            break
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return HttpAnswer(status=response.status, headers=headers, body=bytes(body))

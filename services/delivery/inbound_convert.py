@@ -1,0 +1,54 @@
+"""Received messages, as protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servicekit.clock import to_milliseconds
+from servicekit.paging import PageRequest, page_request, page_token
+from services.delivery.convert import moment, timestamp
+from services.delivery.replies import AnsweredMessage, InboundFilter, ReceivedReply, comparable_number
+from textway.delivery.v1 import inbound_service_pb2
+
+
+def list_request(request: inbound_service_pb2.ListInboundRequest) -> tuple[InboundFilter, PageRequest]:
+    """Return what to list; raise ValidationError naming what can not be used."""
+    page = page_request(request.page_size if request.HasField("page_size") else None, request.page_token)
+    sender = getattr(request, "from")  # a keyword in Python, and the contract's word
+    wanted = InboundFilter(
+        sender=comparable_number(sender) if sender else None,
+        recipient=comparable_number(request.to) if request.to else None,
+        message_id=request.message_id or None,
+        received_after=moment("receivedAfter", request.received_after) if request.HasField("received_after") else None,
+        received_before=moment("receivedBefore", request.received_before)
+        if request.HasField("received_before")
+        else None,
+    )
+    return wanted, page
+
+
+def list_response(found: Sequence[ReceivedReply], page: PageRequest) -> inbound_service_pb2.ListInboundResponse:
+    """Return one page, with the token of the next if one more than the page holds was found."""
+    shown = found[: page.size]
+    token = page_token(to_milliseconds(shown[-1].received_at), shown[-1].id) if len(found) > page.size else ""
+    return inbound_service_pb2.ListInboundResponse(inbound=[_inbound(each) for each in shown], next_page_token=token)
+
+
+def _inbound(found: ReceivedReply) -> inbound_service_pb2.InboundMessage:
+    return inbound_service_pb2.InboundMessage(
+        id=found.id,
+        to=found.recipient,
+        text=found.text,
+        carrier=found.carrier,
+        keyword=found.keyword,
+        in_reply_to=_answered(found.in_reply_to) if found.in_reply_to else None,
+        other_candidates=found.other_candidates,
+        received_at=timestamp(found.received_at),
+        **{"from": found.sender},  # a keyword in Python, and the contract's word
+    )
+
+
+def _answered(message: AnsweredMessage) -> inbound_service_pb2.InReplyTo:
+    return inbound_service_pb2.InReplyTo(
+        id=message.id, ref=message.ref, integration_id=message.integration_id, sent_at=timestamp(message.sent_at)
+    )

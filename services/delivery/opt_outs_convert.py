@@ -1,0 +1,36 @@
+"""Opt-outs, as protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servicekit.clock import to_milliseconds
+from servicekit.paging import PageRequest, page_request, page_token
+from services.delivery.convert import timestamp
+from services.delivery.replies import OptOut, comparable_number
+from textway.delivery.v1 import opt_outs_service_pb2
+
+
+def list_request(request: opt_outs_service_pb2.ListOptOutsRequest) -> tuple[str | None, PageRequest]:
+    """Return whose opt-outs to list, None for everybody's; raise ValidationError for a page that can not be."""
+    page = page_request(request.page_size if request.HasField("page_size") else None, request.page_token)
+    return comparable_number(request.number) if request.number else None, page
+
+
+def list_response(found: Sequence[OptOut], page: PageRequest) -> opt_outs_service_pb2.ListOptOutsResponse:
+    """Return one page, with the token of the next if one more than the page holds was found."""
+    shown = found[: page.size]
+    token = page_token(to_milliseconds(shown[-1].created_at), shown[-1].id) if len(found) > page.size else ""
+    return opt_outs_service_pb2.ListOptOutsResponse(opt_outs=[_opt_out(each) for each in shown], next_page_token=token)
+
+
+def _opt_out(found: OptOut) -> opt_outs_service_pb2.OptOut:
+    return opt_outs_service_pb2.OptOut(
+        id=found.id,
+        number=found.theirs,
+        our_number=found.ours,
+        source=found.source,
+        word=found.word,
+        reply_id=found.reply_id,
+        created_at=timestamp(found.created_at),
+    )

@@ -1,0 +1,162 @@
+"""Opt-outs in SQL: binding at once, and ending messages that must not go.
+
+Whoever binds an opt-out holds a lock that no claim can share, from before it writes until it has committed; a claim
+takes its half of the lock before it looks, and keeps it until its attempts are committed as started. So an attempt
+either is started before the opt-out, or its claim sees the opt-out. Claims do not wait for each other, and whoever
+binds waits for nothing more once it has the lock, so that nobody waits in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from sqlalchemy import and_, delete, literal, or_, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from servicekit.ids import new_id
+from servicekit.paging import PageRequest
+from services.delivery import reply_rows
+from services.delivery.domain import Failure, FailureReason, Status
+from services.delivery.replies import OptOut, OptOutSource, comparable_number
+from services.delivery.sql_statements import insert_ignoring, shards_of
+from services.delivery.store import Begin, Decision, DueMessage, Finish
+from services.delivery.tables import ATTEMPTS, MESSAGES, OPT_OUTS
+
+# In conflict with itself and with the lock of `SELECT ... FOR SHARE`, and not with plain reads.
+_LOCK: Final = text("LOCK TABLE delivery_opt_outs IN EXCLUSIVE MODE")
+_SUPPRESSED: Final = Finish(status=Status.SUPPRESSED, failure=Failure(reason=FailureReason.OPTED_OUT))
+
+
+class Refused(NamedTuple):
+    """An attempt of which a carrier says that its recipient has opted out."""
+
+    message_id: str
+    number: int
+    told_at: datetime
+
+
+async def suppress(
+    connection: AsyncConnection, plan: Sequence[tuple[DueMessage, Decision]]
+) -> list[tuple[DueMessage, Decision]]:
+    """Return the plan with an end for every message that would begin an attempt to somebody who has opted out."""
+    recipients = {entry.message.to for entry, decision in plan if isinstance(decision, Begin)}
+    if not recipients:
+        return list(plan)
+    # PostgreSQL locks the table before it takes the statement's snapshot; SQLite has one writer at a time.
+    found = await connection.execute(
+        select(OPT_OUTS.c.theirs, OPT_OUTS.c.ours)
+        .where(OPT_OUTS.c.theirs.in_(recipients))
+        .order_by(OPT_OUTS.c.theirs, OPT_OUTS.c.ours)
+        .with_for_update(read=True)
+    )
+    bound = {(row.theirs, row.ours) for row in found}
+    if not bound:
+        return list(plan)
+    return [
+        (entry, _SUPPRESSED if isinstance(decision, Begin) and _is_bound(entry, decision, bound) else decision)
+        for entry, decision in plan
+    ]
+
+
+async def lock(connection: AsyncConnection) -> None:
+    """Wait for the claims under way, and let no other begin before this transaction has ended."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(_LOCK)
+
+
+async def bind(connection: AsyncConnection, opt_outs: Sequence[OptOut]) -> list[str]:
+    """Keep opt-outs, and return the ids of those that are new. The caller has locked."""
+    if not opt_outs:
+        return []
+    bound = await connection.scalars(
+        insert_ignoring(connection, OPT_OUTS).returning(OPT_OUTS.c.id),
+        [reply_rows.new_opt_out(each) for each in opt_outs],
+    )
+    return list(bound)
+
+
+async def bind_refused(connection: AsyncConnection, refused: Sequence[Refused]) -> None:
+    """Keep what carriers say of attempts; the last thing that a transaction does, because it locks."""
+    if not refused:
+        return
+    told_at = {(each.message_id, each.number): each.told_at for each in refused}
+    found = await connection.execute(
+        select(ATTEMPTS.c.message_id, ATTEMPTS.c.number, ATTEMPTS.c.sender, MESSAGES.c.tenant_id, MESSAGES.c.recipient)
+        .join(MESSAGES, and_(MESSAGES.c.shard == ATTEMPTS.c.shard, MESSAGES.c.id == ATTEMPTS.c.message_id))
+        .where(
+            ATTEMPTS.c.shard.in_(shards_of(each.message_id for each in refused)),
+            tuple_(ATTEMPTS.c.message_id, ATTEMPTS.c.number).in_(sorted(told_at)),
+        )
+    )
+    opt_outs = [
+        OptOut(
+            id=new_id("opt", told_at[row.message_id, row.number]),
+            tenant_id=row.tenant_id,
+            ours=comparable_number(row.sender),
+            theirs=row.recipient,
+            source=OptOutSource.CARRIER,
+            word="",
+            reply_id="",
+            created_at=told_at[row.message_id, row.number],
+        )
+        for row in found
+    ]
+    await lock(connection)
+    await bind(connection, opt_outs)
+
+
+async def lift(connection: AsyncConnection, theirs: str, ours: Iterable[str]) -> None:
+    """Forget that a person has opted out from these numbers of ours."""
+    these = and_(OPT_OUTS.c.theirs == theirs, OPT_OUTS.c.ours.in_(sorted(ours)))
+    # Row by row in the order in which claims look at them.
+    await connection.execute(select(OPT_OUTS.c.id).where(these).order_by(OPT_OUTS.c.ours).with_for_update())
+    await connection.execute(delete(OPT_OUTS).where(these))
+
+
+async def is_bound(connection: AsyncConnection, theirs: str, ours: Iterable[str]) -> bool:
+    """Tell whether a person has opted out from one of these numbers of ours."""
+    bound = select(OPT_OUTS.c.id).where(OPT_OUTS.c.theirs == theirs, OPT_OUTS.c.ours.in_(sorted(ours))).limit(1)
+    return await connection.scalar(bound) is not None
+
+
+async def brought_by(connection: AsyncConnection, reply_id: str) -> str:
+    """Return the id of the opt-out that a reply brought about, empty for none."""
+    found: str | None = await connection.scalar(
+        # The second condition is in the first, and lets the partial index be used.
+        select(OPT_OUTS.c.id)
+        .where(OPT_OUTS.c.reply_id == reply_id, OPT_OUTS.c.reply_id != literal("", literal_execute=True))
+        .order_by(OPT_OUTS.c.id)
+        .limit(1)
+    )
+    return found or ""
+
+
+async def page_of(connection: AsyncConnection, tenant_id: str, theirs: str | None, page: PageRequest) -> list[OptOut]:
+    """Return a page of a tenant's opt-outs, newest first."""
+    query = select(OPT_OUTS).where(OPT_OUTS.c.tenant_id == tenant_id)
+    if theirs is not None:
+        query = query.where(OPT_OUTS.c.theirs == theirs)
+    if page.after:
+        milliseconds, opt_out_id = page.after
+        query = query.where(
+            or_(
+                OPT_OUTS.c.created_at_ms < milliseconds,
+                and_(OPT_OUTS.c.created_at_ms == milliseconds, OPT_OUTS.c.id < opt_out_id),
+            )
+        )
+    query = query.order_by(OPT_OUTS.c.created_at_ms.desc(), OPT_OUTS.c.id.desc()).limit(page.size)
+    return [reply_rows.opt_out(row) for row in await connection.execute(query)]
+
+
+async def remove(connection: AsyncConnection, tenant_id: str, opt_out_id: str) -> bool:
+    """Forget one opt-out of a tenant's; tell whether it was there."""
+    removed = await connection.execute(
+        delete(OPT_OUTS).where(OPT_OUTS.c.id == opt_out_id, OPT_OUTS.c.tenant_id == tenant_id)
+    )
+    return removed.rowcount > 0
+
+
+def _is_bound(entry: DueMessage, begin: Begin, bound: set[tuple[str, str]]) -> bool:
+    return not entry.message.despite_opt_out and (entry.message.to, comparable_number(begin.sender)) in bound

@@ -1,0 +1,140 @@
+"""Somebody says STOP in the very moment in which a message to them is due: it has begun to go by then or never does."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+
+import pytest
+from sqlalchemy import text
+
+from servicekit import migrations
+from servicekit.database import Database
+from servicekit.ids import new_id
+from services.delivery import service
+from services.delivery.domain import Reply
+from services.delivery.optouts import OptOutWords
+from services.delivery.sql_replies import SqlReplyStore
+from services.delivery.sql_store import SqlMessageStore
+from tests.contract.test_claiming_at_scale import new_message
+from tests.fakes import postgres
+from tests.faults.conftest import FULL, SEED
+from tests.kit.claims import claim
+
+PROCESSES = 4
+RACES = 1000 if FULL else 100
+# About what a claim and a reply take, so that each often comes first and they often meet.
+HEAD_START_SECONDS = 0.006
+# No lease ends meanwhile: a row of the ledger is written once.
+LEASE = timedelta(hours=1)
+IN_TIME_SECONDS = 300
+OURS = "+6598765432"
+
+
+def person(race: int) -> str:
+    return f"+65{80000000 + race}"
+
+
+def stop(race: int) -> Reply:
+    now = datetime.now(UTC)
+    return Reply(
+        id=new_id("mo", now),
+        carrier="simulator",
+        carrier_reply_id=f"stop-{race}",
+        sender=person(race),
+        recipient=OURS,
+        text="STOP",
+        received_at=now,
+    )
+
+
+async def run_races(url: str, runner: int, line: Barrier) -> None:
+    """Take part in every race: one process hears STOP while the others claim."""
+    chance = random.Random(SEED * PROCESSES + runner)
+    database = Database.open(url)
+    messages, replies = SqlMessageStore(database), SqlReplyStore(database)
+    try:
+        for race in range(RACES):
+            hears_stop = race % PROCESSES == runner
+            if hears_stop:
+                await messages.add([replace(new_message(datetime.now(UTC)), to=person(race))])
+            line.wait(IN_TIME_SECONDS)
+            await asyncio.sleep(chance.random() * HEAD_START_SECONDS)
+            if hears_stop:
+                await replies.add_reply(
+                    stop(race),
+                    window_of=lambda _message: timedelta(days=7),
+                    announce=lambda _reply: (),
+                    words=OptOutWords(),
+                )
+            else:
+                await claim(messages, now=datetime.now(UTC), lease=LEASE)
+        # What nobody got, because another had it locked.
+        line.wait(IN_TIME_SECONDS)
+        await claim(messages, now=datetime.now(UTC), lease=LEASE)
+    finally:
+        await database.close()
+
+
+def in_a_process(url: str, runner: int, line: Barrier, ended: Queue[str]) -> None:
+    try:
+        asyncio.run(run_races(url, runner, line))
+        ended.put("")
+    except BaseException as error:
+        line.abort()
+        ended.put(repr(error))
+        raise
+
+
+@pytest.fixture(scope="module")
+def dated_postgres_url() -> Iterator[str]:
+    """A PostgreSQL that remembers when each transaction was committed."""
+    with postgres.running_server(track_commit_timestamp="on") as server, postgres.new_database(server.url) as url:
+        yield url
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(IN_TIME_SECONDS * 2)
+async def test_no_attempt_starts_after_an_opt_out_is_committed(dated_postgres_url, figures):
+    database = Database.open(dated_postgres_url)
+    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    context = multiprocessing.get_context("spawn")
+    line, ended = context.Barrier(PROCESSES), context.Queue()
+    processes = [
+        context.Process(target=in_a_process, args=(dated_postgres_url, runner, line, ended), daemon=True)
+        for runner in range(PROCESSES)
+    ]
+
+    since = time.monotonic()
+    for process in processes:
+        process.start()
+    problems = [await asyncio.to_thread(ended.get, True, IN_TIME_SECONDS) for _ in processes]
+    seconds = time.monotonic() - since
+
+    async with database.read(patience_seconds=60) as connection:
+        found = await connection.execute(
+            text(
+                "SELECT m.status, pg_xact_commit_timestamp(o.xmin) AS bound_at,"
+                " pg_xact_commit_timestamp(a.xmin) AS started_at"
+                " FROM delivery_messages m JOIN delivery_opt_outs o ON o.theirs = m.recipient"
+                " LEFT JOIN delivery_attempts a ON a.shard = m.shard AND a.message_id = m.id"
+            )
+        )
+        races = found.all()
+    await database.close()
+    late = [race for race in races if race.started_at is not None and race.started_at > race.bound_at]
+    went = sum(race.started_at is not None for race in races)
+    figures(f"{RACES} races in {seconds:.1f} s, {went} won by the message, {len(late)} attempts after the opt-out")
+    assert problems == [""] * PROCESSES
+    assert len(races) == RACES
+    assert late == []
+    assert 0 < went < RACES
+    assert {race.status for race in races if race.started_at is None} == {"suppressed"}
+    assert {race.status for race in races if race.started_at is not None} == {"sending"}

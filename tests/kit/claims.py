@@ -1,0 +1,34 @@
+"""Claims as a test makes them: from one queue, with no limits, for one carrier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from services.delivery.store import Begin, Decision, DueMessage, MessageStore, Share, StartedAttempt
+
+ROUTE = "default"
+
+
+def begin(_due: DueMessage) -> Begin:
+    return Begin(carrier="simulator", sender="+6598765432")
+
+
+async def claim(
+    store: MessageStore,
+    *,
+    now: datetime,
+    lease: timedelta = timedelta(seconds=30),
+    limit: int = 100,
+    route: str = ROUTE,
+    decide: Callable[[DueMessage], Decision] = begin,
+) -> list[StartedAttempt]:
+    claimed = await store.claim(
+        shard=0,
+        now=now,
+        lease_until=now + lease,
+        shares=[Share(route=route, limit=limit)],
+        decide=decide,
+        limits={},
+    )
+    return list(claimed.started)

@@ -1,0 +1,97 @@
+"""How the room for calls is shared among routes, and what keeps a message where it is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from services.delivery.carriers.base import Capability
+from services.delivery.carriers.registry import Carriers
+from services.delivery.claim_round import CLAIM_SIZE, ClaimRound, Room
+from services.delivery.domain import OnUnknown, Outcome
+from services.delivery.routing import Route
+from services.delivery.store import Begin, DueMessage, Leave, Postpone
+from tests.unit.delivery.test_dispatch import MESSAGE, last_attempt
+
+NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
+MAIN = Route(name="main", carriers={"a": 1}, failover=("b",), prefixes=("+65",))
+REST = Route(name="rest", carriers={"b": 1, "c": 1})
+
+
+def carrier(name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, sender="", capability=Capability.BLIND)
+
+
+def claim_round(*, available="abc", free=None, slots=None, routes=(MAIN, REST)) -> ClaimRound:
+    room = Room(
+        available=set(available),
+        free={"a": 1000, "b": 1000, "c": 1000} | (free or {}),
+        health={},
+        slots=slots or {},
+    )
+    carriers = Carriers(*map(carrier, "abc"), routes=routes)
+    return ClaimRound(carriers=carriers, room=room, now=NOW, evidence=timedelta(seconds=90))
+
+
+def shares(most: int, **given: object) -> dict[str, int]:
+    return {share.route: share.limit for share in claim_round(**given).shares(most)}
+
+
+@pytest.mark.parametrize(
+    ("most", "given", "expected"),
+    [
+        (100, {}, {"main": 50, "rest": 50}),
+        (1000, {}, {"main": CLAIM_SIZE, "rest": CLAIM_SIZE}),
+        (100, {"free": {"a": 3}}, {"main": 3, "rest": 97}),  # what one leaves over is the other's
+        (100, {"slots": {"a": 13}}, {"main": 13, "rest": 87}),
+        (100, {"free": {"a": 0}}, {"rest": 100}),  # busy is waited for, not passed over
+        (100, {"available": "bc"}, {"main": 50, "rest": 50}),  # failing is passed over
+        (100, {"available": "c"}, {"rest": 100}),
+        (100, {"available": ""}, {}),
+        (0, {}, {}),
+        (1, {}, {"rest": 1}),
+    ],
+)
+def test_shares_its_room_among_the_routes_that_have_a_carrier(most, given, expected):
+    assert shares(most, **given) == expected
+
+
+def test_gives_a_carrier_no_more_than_it_has_room_for():
+    deciding = claim_round(free={"a": 2}, routes=[MAIN])
+
+    decisions = [deciding.decide(DueMessage(message=MESSAGE)) for _ in range(4)]
+
+    assert [type(each) for each in decisions] == [Begin, Begin, Leave, Leave]
+
+
+def test_gives_the_share_of_a_busy_carrier_to_those_of_the_same_rank():
+    deciding = claim_round(free={"b": 0}, routes=[REST])
+
+    decisions = [deciding.decide(DueMessage(message=MESSAGE)) for _ in range(50)]
+
+    assert {each.carrier for each in decisions} == {"c"}
+
+
+def test_puts_off_a_message_whose_only_carriers_can_not_take_it_now():
+    tried = last_attempt(Outcome.REFUSED, carrier="b")
+    deciding = claim_round(available="b", routes=[MAIN])
+
+    assert deciding.decide(DueMessage(message=MESSAGE, attempts=(tried,))) == Postpone(until=NOW + timedelta(seconds=5))
+
+
+def test_waits_for_the_carrier_that_may_have_the_message_and_takes_no_other():
+    tried = last_attempt(Outcome.UNKNOWN, carrier="a")
+    deciding = claim_round(available="bc")
+
+    assert MESSAGE.on_unknown is OnUnknown.RESEND
+    assert deciding.decide(DueMessage(message=MESSAGE, attempts=(tried,))) == Postpone(until=NOW + timedelta(seconds=5))
+
+
+def test_marks_both_attempts_when_the_carrier_that_may_have_it_is_no_longer_configured():
+    tried = last_attempt(Outcome.UNKNOWN, carrier="gone")
+
+    decision = claim_round().decide(DueMessage(message=MESSAGE, attempts=(tried,)))
+
+    assert (decision.carrier, decision.possible_duplicate) == ("a", True)
