@@ -141,23 +141,24 @@ class BadReceiver(_InThread):
         self._open.add(task)
         began = time.monotonic()
         path = ""
+        misbehaving: asyncio.Task[None] | None = None
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split(b" ")[1].decode()
             self.begun[path] += 1
-            misbehaving = asyncio.create_task(_keep_on(BAD_WAYS[path], writer))
+            misbehaving = asyncio.create_task(_keep_on(BAD_WAYS[path.partition("?")[0]], writer))
             # The caller has sent all that it sends, so that the next end of what comes is its leaving.
-            with contextlib.suppress(ConnectionError):
-                while await reader.read(65536):
-                    pass
-            misbehaving.cancel()
-            await asyncio.gather(misbehaving, return_exceptions=True)
+            while await reader.read(65536):
+                pass
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self.stayed_seconds[path].append(time.monotonic() - began)
             self._open.discard(task)
             writer.transport.abort()
+            if misbehaving:
+                misbehaving.cancel()
+                await asyncio.gather(misbehaving, return_exceptions=True)
 
 
 Misbehave = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -210,7 +211,7 @@ async def _send_headers_without_end(writer: asyncio.StreamWriter) -> None:
 
 
 async def _redirect_to_itself(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /redirect\r\nContent-Length: 0\r\n\r\n")
+    writer.write(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /redirect?again\r\nContent-Length: 0\r\n\r\n")
     await writer.drain()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -21,8 +22,9 @@ from services.delivery.routing import CarrierRules
 from services.delivery.sql_carriers import SqlCarrierStore
 from services.delivery.sql_store import SqlMessageStore
 
+FULL = os.environ.get("TEXTWAY_FULL_FAULTS") == "1"
 START = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
-QUEUED = 20_000
+QUEUED = 20_000 if FULL else 6_000
 OUTAGE = timedelta(minutes=10)
 LIMIT = 200
 STEP_SECONDS = 0.05
