@@ -80,6 +80,7 @@ def new_message() -> NewMessage:
     )
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(900)
 async def test_a_carrier_that_is_away_is_left_alone_and_gets_every_message_at_its_pace_when_it_is_back(database, clock):
     store, line = SqlMessageStore(database), Line(clock, START + OUTAGE)
