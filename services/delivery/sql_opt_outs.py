@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from sqlalchemy import and_, delete, literal, or_, select, text, tuple_
+from sqlalchemy import and_, delete, literal, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.ids import new_id
@@ -20,7 +20,7 @@ from servicekit.paging import PageRequest
 from services.delivery import reply_rows
 from services.delivery.domain import Failure, FailureReason, Status
 from services.delivery.replies import OptOut, OptOutSource, comparable_number
-from services.delivery.sql_statements import insert_ignoring, shards_of
+from services.delivery.sql_statements import insert_ignoring, newest_first, shards_of
 from services.delivery.store import Begin, Decision, DueMessage, Finish
 from services.delivery.tables import ATTEMPTS, MESSAGES, OPT_OUTS
 
@@ -138,15 +138,7 @@ async def page_of(connection: AsyncConnection, tenant_id: str, theirs: str | Non
     query = select(OPT_OUTS).where(OPT_OUTS.c.tenant_id == tenant_id)
     if theirs is not None:
         query = query.where(OPT_OUTS.c.theirs == theirs)
-    if page.after:
-        milliseconds, opt_out_id = page.after
-        query = query.where(
-            or_(
-                OPT_OUTS.c.created_at_ms < milliseconds,
-                and_(OPT_OUTS.c.created_at_ms == milliseconds, OPT_OUTS.c.id < opt_out_id),
-            )
-        )
-    query = query.order_by(OPT_OUTS.c.created_at_ms.desc(), OPT_OUTS.c.id.desc()).limit(page.size)
+    query = newest_first(query, OPT_OUTS.c.created_at_ms, OPT_OUTS.c.id, page)
     return [reply_rows.opt_out(row) for row in await connection.execute(query)]
 
 

@@ -32,7 +32,7 @@ from services.delivery.replies import (
     went_at,
 )
 from services.delivery.reply_store import AddedReply, AnnounceReply
-from services.delivery.sql_statements import insert_ignoring
+from services.delivery.sql_statements import insert_ignoring, newest_first
 from services.delivery.tables import ATTEMPTS, MESSAGES, REPLIES, SENDERS
 
 CANDIDATES_READ: Final = 20
@@ -84,15 +84,7 @@ class SqlReplyStore:
     async def list_inbound(self, tenant_id: str, wanted: InboundFilter, page: PageRequest) -> list[ReceivedReply]:
         """Read one page by its key, never by an offset."""
         query = select(REPLIES).where(REPLIES.c.tenant_id == tenant_id, *_conditions(wanted))
-        if page.after:
-            milliseconds, reply_id = page.after
-            query = query.where(
-                or_(
-                    REPLIES.c.received_at_ms < milliseconds,
-                    and_(REPLIES.c.received_at_ms == milliseconds, REPLIES.c.id < reply_id),
-                )
-            )
-        query = query.order_by(REPLIES.c.received_at_ms.desc(), REPLIES.c.id.desc()).limit(page.size)
+        query = newest_first(query, REPLIES.c.received_at_ms, REPLIES.c.id, page)
         async with self._database.read() as connection:
             return [reply_rows.received_reply(row) for row in await connection.execute(query)]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy import Table, and_, bindparam, delete, update
+from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, delete, or_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.paging import PageRequest
 from services.delivery.domain import shard_of
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
 
@@ -34,6 +35,16 @@ def at(message_id: str) -> dict[str, object]:
 def shards_of(message_ids: Iterable[str]) -> list[int]:
     """Return the shards that messages live on, for queries over several."""
     return sorted({shard_of(message_id) for message_id in message_ids})
+
+
+def newest_first(
+    query: Select[Any], moment: ColumnElement[int], row_id: ColumnElement[str], page: PageRequest
+) -> Select[Any]:
+    """Return a query for one page by its key, never by an offset: newest first, rows of one moment by their ids."""
+    if page.after:
+        milliseconds, last_id = page.after
+        query = query.where(or_(moment < milliseconds, and_(moment == milliseconds, row_id < last_id)))
+    return query.order_by(moment.desc(), row_id.desc()).limit(page.size)
 
 
 def insert_ignoring(connection: AsyncConnection, table: Table) -> Any:

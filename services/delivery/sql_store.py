@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_microseconds, from_milliseconds, to_milliseconds
@@ -50,7 +50,7 @@ from services.delivery.sql_keys import Repeat
 from services.delivery.sql_opt_outs import Refused
 from services.delivery.sql_queue import Entry
 from services.delivery.sql_senders import Sender
-from services.delivery.sql_statements import DELETE_DUE, UPDATE_DUE, UPDATE_MESSAGE, at, shards_of
+from services.delivery.sql_statements import DELETE_DUE, UPDATE_DUE, UPDATE_MESSAGE, at, newest_first, shards_of
 from services.delivery.store import (
     Begin,
     CancelResult,
@@ -315,15 +315,7 @@ class SqlMessageStore:
     async def list_messages(self, tenant_id: str, wanted: MessageFilter, page: PageRequest) -> list[Message]:
         """Read one page by its key, never by an offset."""
         query = select(MESSAGES).where(MESSAGES.c.tenant_id == tenant_id, *_conditions(wanted))
-        if page.after:
-            milliseconds, message_id = page.after
-            query = query.where(
-                or_(
-                    MESSAGES.c.created_at_ms < milliseconds,
-                    and_(MESSAGES.c.created_at_ms == milliseconds, MESSAGES.c.id < message_id),
-                )
-            )
-        query = query.order_by(MESSAGES.c.created_at_ms.desc(), MESSAGES.c.id.desc()).limit(page.size)
+        query = newest_first(query, MESSAGES.c.created_at_ms, MESSAGES.c.id, page)
         async with self._database.read() as connection:
             return [rows.message(row) for row in await connection.execute(query)]
 

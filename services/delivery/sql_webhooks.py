@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds, to_milliseconds
@@ -14,6 +14,7 @@ from servicekit.database import Database
 from servicekit.paging import PageRequest
 from services.delivery import sql_webhook_queue as queue
 from services.delivery import webhook_rows as rows
+from services.delivery.sql_statements import newest_first
 from services.delivery.sql_webhook_queue import Limits
 from services.delivery.webhook_schedule import STREAK_ENDS_AFTER, streak_after_failure
 from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Recorded
@@ -144,15 +145,7 @@ class SqlWebhookStore:
         if wanted.message_id is not None:
             # The second condition is in the first, and lets SQLite use the partial index.
             query = query.where(WEBHOOKS.c.message_id == wanted.message_id, WEBHOOKS.c.message_id != "")
-        if page.after:
-            milliseconds, delivery_id = page.after
-            query = query.where(
-                or_(
-                    WEBHOOKS.c.created_at_ms < milliseconds,
-                    and_(WEBHOOKS.c.created_at_ms == milliseconds, WEBHOOKS.c.id < delivery_id),
-                )
-            )
-        query = query.order_by(WEBHOOKS.c.created_at_ms.desc(), WEBHOOKS.c.id.desc()).limit(page.size)
+        query = newest_first(query, WEBHOOKS.c.created_at_ms, WEBHOOKS.c.id, page)
         async with self._database.read() as connection:
             found = [rows.delivery(row) for row in await connection.execute(query)]
             return await _with_attempts(connection, found)
