@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, FromClause, Row, ScalarSelect, Select, bindparam, func, literal, select
+from sqlalchemy import ColumnElement, FromClause, Label, ScalarSelect, Select, bindparam, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds, to_milliseconds
@@ -53,17 +53,17 @@ class SqlBacklog:
     async def webhooks(self) -> WebhookBacklog:
         """Count the rows of the queue and the endpoints that fail."""
         async with self._database.read() as connection:
-            counted: Row[Any] = (await connection.execute(_COUNT_WEBHOOKS)).one()
+            counted = (await connection.execute(_COUNT_WEBHOOKS)).one()
         return WebhookBacklog(pending=counted.pending, failing_endpoints=counted.failing)
 
 
-def _first_overdue(shard: int, now_ms: int) -> ScalarSelect[Any]:
+def _first_overdue(shard: int, now_ms: int) -> Label[Any]:
     # Put off until a time that has come, and not made ready yet; or of a process that has lost its lease.
     query = select(func.min(DUE.c.due_at_ms)).where(DUE.c.shard == shard, _WAITING, DUE.c.due_at_ms <= now_ms)
     return _column(query, shard)
 
 
-def _oldest_at_front(shard: int) -> ScalarSelect[Any]:
+def _oldest_at_front(shard: int) -> Label[Any]:
     front = (
         select(DUE.c.due_at_ms)
         .where(DUE.c.shard == shard, DUE.c.route == bindparam("at_route"), _READY)
@@ -74,7 +74,7 @@ def _oldest_at_front(shard: int) -> ScalarSelect[Any]:
     return _column(select(func.min(front.c.due_at_ms)), shard)
 
 
-def _column(query: Select[Any], shard: int) -> Any:
+def _column(query: Select[Any], shard: int) -> Label[Any]:
     return query.scalar_subquery().label(f"shard_{shard}")
 
 
@@ -87,7 +87,7 @@ def _count(rows: FromClause) -> ScalarSelect[int]:
     return select(func.count()).select_from(rows).scalar_subquery()
 
 
-def _count_messages() -> Select[Any]:
+def _count_messages() -> Select[int, int, int]:
     waiting = _some(DUE, _WAITING, DUE.c.claimed)
     return select(
         func.count().label("not_ready"),
