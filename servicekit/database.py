@@ -31,6 +31,11 @@ class Engine(Protocol):
     ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
         """Open a transaction that commits when the block ends and rolls back when it raises."""
 
+    def outside_transaction(
+        self, *, patience_seconds: float
+    ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+        """Give a connection on which each statement commits by itself, where the engine can do that."""
+
     def is_outage(self, error: Exception) -> bool:
         """Tell an outage, after which the same may be tried again, from a defect."""
 
@@ -90,9 +95,23 @@ class Database:
             yield connection
 
     @contextlib.asynccontextmanager
+    async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
+        """Give a connection for statements that PostgreSQL runs in no transaction; on SQLite it is one of `write`."""
+        async with self._told(self._engine.outside_transaction(patience_seconds=patience_seconds)) as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
     async def _transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
+        opened = self._engine.transaction(writes=writes, patience_seconds=patience_seconds)
+        async with self._told(opened) as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def _told(
+        self, opened: contextlib.AbstractAsyncContextManager[AsyncConnection]
+    ) -> AsyncIterator[AsyncConnection]:
         try:
-            async with self._engine.transaction(writes=writes, patience_seconds=patience_seconds) as connection:
+            async with opened as connection:
                 yield connection
         except Exception as error:
             if not self._engine.is_outage(error):

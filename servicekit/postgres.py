@@ -135,6 +135,21 @@ class PostgresEngine:
             closing.add_done_callback(lambda _: watchdog.cancel())
             await asyncio.shield(closing)
 
+    @contextlib.asynccontextmanager
+    async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
+        """See Engine."""
+        async with (
+            asyncio.timeout(patience_seconds),
+            self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection,
+        ):
+            for name in ("statement_timeout", "lock_timeout"):
+                await connection.execute(text(f"SET {name} = {round(patience_seconds * 1000)}"))
+            try:
+                yield connection
+            finally:
+                # Its settings and its locks end with it.
+                await asyncio.shield(connection.invalidate())
+
     def is_outage(self, error: Exception) -> bool:
         """See Engine."""
         if isinstance(error, DBAPIError):

@@ -77,6 +77,12 @@ class SqliteEngine:
                 # A caller that is cancelled must not leave the one writer behind.
                 await asyncio.shield(connection.close())
 
+    def outside_transaction(
+        self, *, patience_seconds: float
+    ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+        """Open a transaction: on SQLite every statement that we have can be in one."""
+        return self.transaction(writes=True, patience_seconds=patience_seconds)
+
     def is_outage(self, error: Exception) -> bool:
         """See Engine."""
         if isinstance(error, DBAPIError):

@@ -291,7 +291,7 @@ async def build(settings: DeliverySettings, clock: Clock) -> DeliveryService:
     carriers = configured_carriers(settings, clock)
     database = Database.open(settings.database_url, name="textway-delivery")
     try:
-        await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
+        await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
     except BaseException:
         await database.close()
         raise

@@ -124,7 +124,7 @@ async def build(settings: IntegrationsSettings, clock: Clock) -> IntegrationsSer
     """Return the service; raise SettingsError when migrations are pending or the key ring does not fit the database."""
     database = Database.open(settings.database_url, name="textway-integrations")
     try:
-        await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
+        await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = await _open_key_ring(database, settings)
     except BaseException:
         await database.close()
@@ -149,7 +149,7 @@ async def rotate_key_ring(settings: IntegrationsSettings) -> int:
     """
     database = Database.open(settings.database_url, name="textway-integrations")
     try:
-        await migrations.require_current(database, MIGRATIONS, VERSION_TABLE)
+        await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = (await _open_key_ring(database, settings)).with_new_key()
         # The file comes first: a key that has sealed something must never be lost.
         key_ring.save(settings.key_ring_path)

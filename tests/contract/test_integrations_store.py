@@ -144,7 +144,7 @@ async def test_the_migrated_schema_is_that_of_the_tables(stores):
 async def test_migrating_twice_changes_nothing(stores, tenant):
     await migrations.migrate(stores.database, MIGRATIONS, VERSION_TABLE)
 
-    await migrations.require_current(stores.database, MIGRATIONS, VERSION_TABLE)
+    await migrations.require_usable(stores.database, MIGRATIONS, VERSION_TABLE)
     assert await stores.tenants.list_tenants() == [tenant]
 
 

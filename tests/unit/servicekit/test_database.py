@@ -297,8 +297,10 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def add_step(folder: Path, revision: str, before: str | None, statement: str) -> None:
+def add_step(folder: Path, revision: str, before: str | None, statement: str, usable_from: str | None = None) -> None:
     step = STEP.format(revision=revision, before=before, statement=statement)
+    if usable_from:
+        step += f"\nusable_from = {usable_from!r}\n"
     (folder / "versions" / f"{revision}.py").write_text(step)
 
 
@@ -307,28 +309,83 @@ async def tables(database: Database) -> set[str]:
         return set(await connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table'")))
 
 
+async def indexes(database: Database) -> set[str]:
+    query = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    async with database.read() as connection:
+        return set(await connection.scalars(text(query)))
+
+
 async def test_refuses_to_start_before_the_schema_is_current_and_not_after(database, folder):
     with pytest.raises(SettingsError, match="is at None, not 0001: run `textway migrate`"):
-        await migrations.require_current(database, folder, VERSION_TABLE)
+        await migrations.require_usable(database, folder, VERSION_TABLE)
 
     await migrations.migrate(database, folder, VERSION_TABLE)
     await migrations.migrate(database, folder, VERSION_TABLE)
 
-    await migrations.require_current(database, folder, VERSION_TABLE)
+    await migrations.require_usable(database, folder, VERSION_TABLE)
     assert {"first", VERSION_TABLE} <= await tables(database)
 
 
-async def test_refuses_to_start_on_a_schema_of_another_release(database, folder):
+async def test_refuses_to_start_while_a_step_of_its_release_is_pending(database, folder):
     await migrations.migrate(database, folder, VERSION_TABLE)
     add_step(folder, "0002", "0001", "CREATE TABLE second (id INTEGER)")
+
     with pytest.raises(SettingsError, match="is at 0001, not 0002"):
-        await migrations.require_current(database, folder, VERSION_TABLE)
+        await migrations.require_usable(database, folder, VERSION_TABLE)
+
+
+async def migrate_by_a_newer_release(database: Database, folder: Path, *, usable_from: str | None) -> None:
+    add_step(folder, "0002", "0001", "CREATE TABLE second (id INTEGER)", usable_from)
+    add_step(folder, "0003", "0002", "CREATE TABLE third (id INTEGER)")
+    await migrations.migrate(database, folder, VERSION_TABLE)
+    for unknown in ("0002", "0003"):
+        (folder / "versions" / f"{unknown}.py").unlink()
+
+
+async def test_starts_on_the_schema_of_a_newer_release_that_only_added(database, folder):
+    await migrate_by_a_newer_release(database, folder, usable_from=None)
+
+    await migrations.require_usable(database, folder, VERSION_TABLE)
     await migrations.migrate(database, folder, VERSION_TABLE)
 
-    (folder / "versions" / "0002.py").unlink()
+    assert "third" in await tables(database)
 
-    with pytest.raises(SettingsError, match="is at 0002, not 0001"):
-        await migrations.require_current(database, folder, VERSION_TABLE)
+
+async def test_starts_on_the_schema_of_a_newer_release_that_took_away_what_it_no_longer_uses(database, folder):
+    await migrate_by_a_newer_release(database, folder, usable_from="0001")
+
+    await migrations.require_usable(database, folder, VERSION_TABLE)
+
+
+async def test_refuses_the_schema_of_a_newer_release_that_took_something_away(database, folder):
+    await migrate_by_a_newer_release(database, folder, usable_from="0002")
+
+    for start in (migrations.require_usable, migrations.migrate):
+        with pytest.raises(SettingsError, match=r"is at 0003, .*: only one that knows 0002. Start the newer release"):
+            await start(database, folder, VERSION_TABLE)
+
+
+async def test_refuses_the_schema_of_a_newer_release_that_says_nothing(database, folder):
+    await migrate_by_a_newer_release(database, folder, usable_from=None)
+    async with database.write() as connection:
+        await connection.execute(text(f"DROP TABLE {VERSION_TABLE}_floor"))
+
+    with pytest.raises(SettingsError, match="only one that knows 0003"):
+        await migrations.require_usable(database, folder, VERSION_TABLE)
+
+
+async def test_builds_the_indexes_that_steps_want_later_and_makes_up_for_those_that_are_missing(database, folder):
+    step = folder / "versions" / "0001.py"
+    index = "later_indexes = (LaterIndex(name='first_by_id', table='first', columns=['id'], where='id > 0'),)"
+    step.write_text(f"from servicekit.index_building import LaterIndex\n{step.read_text()}\n{index}\n")
+    await migrations.migrate(database, folder, VERSION_TABLE)
+    assert await indexes(database) == {"first_by_id"}
+    async with database.write() as connection:
+        await connection.execute(text("DROP INDEX first_by_id"))
+
+    await migrations.migrate(database, folder, VERSION_TABLE)
+
+    assert await indexes(database) == {"first_by_id"}
 
 
 async def test_a_step_that_fails_undoes_the_steps_before_it(database, folder):

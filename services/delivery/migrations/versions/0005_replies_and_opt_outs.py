@@ -5,6 +5,8 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
+# What ran before expected other tables: from here on steps take nothing away in silence.
+usable_from = "0005"
 
 
 def upgrade() -> None:

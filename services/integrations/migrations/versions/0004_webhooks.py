@@ -5,6 +5,8 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
+# What ran before expected other tables: from here on steps take nothing away in silence.
+usable_from = "0004"
 branch_labels = None
 depends_on = None
 
