@@ -1,4 +1,4 @@
-"""Schema steps only add, or say which code can live with what they take away (docs/decisions/0024-expand-then-contract.md)."""
+"""Schema steps only add, or say which code can live with what they take away (decision 24)."""
 
 from __future__ import annotations
 
