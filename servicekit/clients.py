@@ -8,6 +8,7 @@ import grpc
 
 from servicekit import calls
 from servicekit.error_translation import from_rpc_error
+from servicekit.tls import Identity
 
 MAX_METADATA_BYTES: Final = 65_536
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -31,9 +32,14 @@ _OPTIONS: Final = (
 )
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """Return a channel to `host:port`. It connects when it is first used, and again whenever that is lost."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+def open_channel(address: str, identity: Identity | None = None) -> grpc.aio.Channel:
+    """Return a channel to `host:port`. It connects when it is first used, and again whenever that is lost.
+
+    With an identity it speaks TLS, and only to a server whose certificate names `host`.
+    """
+    if identity is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return grpc.aio.secure_channel(address, identity.channel_credentials(), options=_OPTIONS)
 
 
 async def call(

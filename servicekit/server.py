@@ -13,6 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from servicekit import tls
 from servicekit.clients import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from servicekit.error_translation import ErrorInterceptor
 from servicekit.settings import MAX_PORT, ProcessSettings, SettingsError
@@ -87,7 +88,8 @@ class RunningServer:
 
     @classmethod
     async def start(cls, services: Sequence[Service], settings: ProcessSettings) -> RunningServer:
-        """Serve; raise SettingsError when an address can not be had."""
+        """Serve; raise SettingsError when an address can not be had, or the certificate can not be used."""
+        identity = tls.identity(settings)
         server = grpc.aio.server(
             interceptors=[ErrorInterceptor()], options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
         )
@@ -98,7 +100,8 @@ class RunningServer:
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         for service in services:
             service.add_to(server)
-        bound = {listen: _bind(server, listen) for listen in dict.fromkeys(service.listen for service in services)}
+        listens = dict.fromkeys(service.listen for service in services)
+        bound = {listen: _bind(server, listen, identity) for listen in listens}
         # First the listener: services in one process call each other as they start. Callers from outside wait for
         # SERVING.
         await server.start()
@@ -154,11 +157,14 @@ async def _start_all(services: Sequence[Service]) -> None:
         raise
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
+def _bind(server: grpc.aio.Server, listen: str, identity: tls.Identity | None) -> str:
     if int(listen.rpartition(":")[2]) > MAX_PORT:
         raise SettingsError(f"{listen} has a port above {MAX_PORT}")
     try:
-        port = server.add_insecure_port(listen)
+        if identity is None:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, identity.server_credentials())
     except RuntimeError:
         port = 0
     if not port:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX: Final = "TEXTWAY_"
@@ -21,6 +21,8 @@ def _has_a_port(address: str) -> str:
 
 Address = Annotated[str, StringConstraints(pattern=r"^\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}$"), AfterValidator(_has_a_port)]
 PublicUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+[^\s?#]*$")]
+# An empty variable is one that is not set: files of settings and containers write it so.
+File = Annotated[Path | None, BeforeValidator(lambda path: path or None)]
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)
 
 
@@ -43,6 +45,15 @@ class ProcessSettings(BaseSettings):
     grpc_reflection: bool = Field(default=False, description="Let gRPC clients list the services of a process.")
     drain_seconds: float = Field(
         20.0, ge=0, le=20, description="How long a stopping process finishes what it has begun."
+    )
+    tls_cert: File = Field(
+        None,
+        description="File of the certificate, with its chain, that this process shows to the others"
+        " (docs/guides/secure.md); calls between processes are plaintext when this and the next two are unset.",
+    )
+    tls_key: File = Field(None, description="File of the private key of that certificate, without a password.")
+    tls_ca: File = Field(
+        None, description="File of the authority that signs this installation's certificates; no other is believed."
     )
 
 

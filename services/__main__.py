@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import click
 import uvloop
 
-from servicekit import logs
+from servicekit import logs, tls
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
 from servicekit.server import serve_until_signal
 from servicekit.settings import ProcessSettings, SettingsError, load
 from services.delivery.installation.carriers_file import CarriersFileError
-from services.launcher import carriers_command, laptop, operating, sending
+from services.launcher import carriers_command, certificates, laptop, operating, sending
 from services.launcher.parts import PARTS
 from services.launcher.settings import LauncherSettings
 
@@ -46,6 +46,7 @@ def up() -> None:
 def serve(names: tuple[str, ...]) -> None:
     """Serve any of the services in this process, until SIGTERM."""
     settings = load(ProcessSettings)
+    tls.identity(settings)  # before anything is built that would have to be closed
     logs.configure(service="+".join(names), level=settings.log_level, log_format=settings.log_format)
     _run(_serve(names, settings))
 
@@ -161,6 +162,15 @@ def suspend_tenant(tenant: str) -> None:
 def resume_tenant(tenant: str) -> None:
     """Let a suspended tenant work again."""
     click.echo(_run(operating.set_tenant_active(tenant, active=True)))
+
+
+@cli.command("certificates")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", "names", multiple=True, help="A further name or address of the processes; may be repeated.")
+def make_certificates(folder: Path, names: tuple[str, ...]) -> None:
+    """Make a private authority in FOLDER and a certificate for each process, or renew them (docs/guides/secure.md)."""
+    for file in certificates.write(folder, names):
+        click.echo(file)
 
 
 @cli.command("rotate-key-ring")

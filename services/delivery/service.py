@@ -13,7 +13,7 @@ from typing import Final
 import grpc
 import structlog
 
-from servicekit import clients, migrations
+from servicekit import clients, migrations, tls
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.egress import EgressClient
@@ -104,7 +104,7 @@ class DeliveryService:
         self._clock = clock
         self._public_url = settings.public_url
         self._default_reply_window = timedelta(seconds=settings.reply_window_seconds)
-        self._integrations = clients.open_channel(settings.integrations_address)
+        self._integrations = clients.open_channel(settings.integrations_address, tls.identity(settings))
         registry = registry_service_pb2_grpc.RegistryServiceStub(self._integrations)
         self._keys = ApiKeys(registry, clock)
         self._directory = WebhookDirectory(registry, clock)

@@ -7,6 +7,7 @@ from typing import Final
 
 import grpc
 
+from servicekit import tls
 from servicekit.clients import open_channel
 from servicekit.clock import Clock
 from services.ingress.api_keys import ApiKeys
@@ -71,8 +72,9 @@ class IngressService:
 
 async def build(settings: IngressSettings, clock: Clock) -> IngressService:
     """Return the service; nothing is connected before it is started."""
-    integrations = open_channel(settings.integrations_address)
-    delivery = open_channel(settings.delivery_address)
+    identity = tls.identity(settings)
+    integrations = open_channel(settings.integrations_address, identity)
+    delivery = open_channel(settings.delivery_address, identity)
     registry = RegistryServiceStub(integrations)
     replica = IntegrationsReplica(registry, clock=clock, known_for_seconds=settings.known_for_seconds)
     outbox = DeliveryOutbox(SubmissionServiceStub(delivery))

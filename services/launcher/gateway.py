@@ -18,6 +18,10 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
 
+from servicekit import tls
+from servicekit.tls import Identity, KeyPair
+from services.launcher import transport_sockets
+from services.launcher.settings import LauncherSettings
 from textway.delivery.v1 import (
     callbacks_service_pb2,
     carriers_service_pb2,
@@ -55,6 +59,25 @@ class Upstreams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tls:
+    """What the gateway shows to senders, and to the services; None for plaintext."""
+
+    listener: KeyPair | None = None
+    identity: Identity | None = None
+
+    @classmethod
+    def of(cls, settings: LauncherSettings) -> Tls:
+        """Return what the settings name; raise SettingsError when it can not be used."""
+        return cls(
+            listener=tls.key_pair("HTTP_TLS", settings.http_tls_cert, settings.http_tls_key),
+            identity=tls.identity(settings),
+        )
+
+
+_PLAINTEXT: Final = Tls()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """The files of a gateway that is ready to be started."""
 
@@ -62,7 +85,7 @@ class Prepared:
     admin: Path  # the Unix socket of its administration
 
 
-def prepare(folder: Path, *, listen: str, upstreams: Upstreams) -> Prepared:
+def prepare(folder: Path, *, listen: str, upstreams: Upstreams, secured: Tls = _PLAINTEXT) -> Prepared:
     """Write the gateway's files into a folder."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptors = folder / "descriptors.binpb"
@@ -70,9 +93,10 @@ def prepare(folder: Path, *, listen: str, upstreams: Upstreams) -> Prepared:
     admin = admin_socket(folder)
     values = {
         **_host_and_port("listen", listen),
-        **_host_and_port("integrations", upstreams.integrations),
-        **_host_and_port("ingress", upstreams.ingress),
-        **_host_and_port("delivery", upstreams.delivery),
+        "listen_transport_socket": transport_sockets.listening(secured.listener),
+        **_upstream("integrations", upstreams.integrations, secured.identity),
+        **_upstream("ingress", upstreams.ingress, secured.identity),
+        **_upstream("delivery", upstreams.delivery, secured.identity),
         "admin_socket": str(admin),
         "descriptors": str(descriptors),
         "answers": str(FOLDER / "answers.lua"),
@@ -140,6 +164,11 @@ def _collect(file: FileDescriptor, files: dict[str, FileDescriptor]) -> None:
     for dependency in file.dependencies:
         _collect(dependency, files)
     files.setdefault(file.name, file)
+
+
+def _upstream(name: str, address: str, identity: Identity | None) -> dict[str, str]:
+    values = _host_and_port(name, address)
+    return {**values, f"{name}_transport_socket": transport_sockets.calling(identity, values[f"{name}_host"])}
 
 
 def _host_and_port(name: str, address: str) -> dict[str, str]:

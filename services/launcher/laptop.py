@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from servicekit.settings import ENV_PREFIX, SettingsError
-from services.launcher import carriers_command, gateway
+from services.launcher import carriers_command, gateway, gateway_client
 from services.launcher.runtime import addresses_file, write_addresses
 from services.launcher.settings import LauncherSettings
 from services.launcher.supervision import Child, Folders, supervise
@@ -50,13 +50,21 @@ def run_up(settings: LauncherSettings, *, announce: Callable[[str], None], pytho
         _raise_open_files()
         addresses = _addresses(settings)
         os.environ.update(_environment(settings, data_dir, addresses))
-        carriers_command.read()  # so that a wrong file is told once, and by this process
+        # So that a wrong file is told once, and by this process.
+        carriers_command.read()
+        secured = gateway.Tls.of(settings)
         if subprocess.run([*python, "migrate"], check=False).returncode:
             _report("the databases could not be brought up to date")
             return 1
         write_addresses(data_dir, {**addresses, "gateway": settings.address})
         try:
-            return _run(settings, folders, addresses, announce, python)
+            prepared = gateway.prepare(
+                folders.run / "gateway",
+                listen=f"{settings.http_host}:{settings.http_port}",
+                upstreams=gateway.Upstreams(**{name: addresses[name] for name in SERVICES}),
+                secured=secured,
+            )
+            return _run(settings, folders, prepared, announce, python)
         finally:
             addresses_file(data_dir).unlink(missing_ok=True)
 
@@ -64,21 +72,16 @@ def run_up(settings: LauncherSettings, *, announce: Callable[[str], None], pytho
 def _run(
     settings: LauncherSettings,
     folders: Folders,
-    addresses: Mapping[str, str],
+    prepared: gateway.Prepared,
     announce: Callable[[str], None],
     python: Sequence[str],
 ) -> int:
-    prepared = gateway.prepare(
-        folders.run / "gateway",
-        listen=f"{settings.http_host}:{settings.http_port}",
-        upstreams=gateway.Upstreams(**{name: addresses[name] for name in SERVICES}),
-    )
     children = [Child(name=name, command=(*python, "serve", name)) for name in SERVICES]
     children.append(
         Child(name="gateway", command=gateway.command(prepared.configuration, workers=settings.gateway_workers))
     )
     stopping = threading.Event()
-    greeter = threading.Thread(target=_greet, args=(settings.address, announce, stopping), daemon=True)
+    greeter = threading.Thread(target=_greet, args=(settings, announce, stopping), daemon=True)
     try:
         kept = supervise(
             children,
@@ -151,30 +154,30 @@ def _environment(settings: LauncherSettings, data_dir: Path, addresses: Mapping[
     return {f"{ENV_PREFIX}{name}": value for name, value in values.items()}
 
 
-def _greet(address: str, announce: Callable[[str], None], stopping: threading.Event) -> None:
+def _greet(settings: LauncherSettings, announce: Callable[[str], None], stopping: threading.Event) -> None:
     """Wait until all is serving, then say so. Runs beside the supervision, which has the main thread."""
     complain_at = time.monotonic() + _COMPLAIN_AFTER_SECONDS
     while not stopping.wait(_POLL_SECONDS):
-        problem = _not_ready(address)
+        problem = _not_ready(settings)
         if problem is None:
-            announce(address)
-            print(f"ready {address}", flush=True)
+            announce(settings.shown_address)
+            print(f"ready {settings.shown_address}", flush=True)
             return
         if time.monotonic() > complain_at:
             _report(f"still not ready: {problem}")
             complain_at += _COMPLAIN_AFTER_SECONDS
 
 
-def _not_ready(address: str) -> str | None:
+def _not_ready(settings: LauncherSettings) -> str | None:
     for path in _PROBES:
-        status, body = _get(address, path)
+        status, body = _get(settings, path)
         if status not in (http.client.OK, http.client.UNAUTHORIZED):
             return body
     return None
 
 
-def _get(address: str, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=5)
+def _get(settings: LauncherSettings, path: str) -> tuple[int, str]:
+    connection = gateway_client.connect(settings, timeout_seconds=5)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

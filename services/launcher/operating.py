@@ -15,7 +15,7 @@ import grpc
 import uvloop
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from servicekit import clients
+from servicekit import clients, tls
 from servicekit.clock import SystemClock
 from servicekit.server import RunningServer
 from servicekit.settings import load
@@ -25,6 +25,7 @@ from services.launcher.runtime import running_address
 from textway.integrations.v1 import keys_service_pb2, keys_service_pb2_grpc
 
 TIMEOUT_SECONDS: Final = 10.0
+_LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -125,11 +126,12 @@ async def _call(method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], req
 async def _keys() -> AsyncIterator[keys_service_pb2_grpc.KeysServiceAsyncStub]:
     """Reach the running Integrations, or run it here for as long as it is needed."""
     settings = load(IntegrationsSettings)
-    address = running_address(settings.data_dir, "integrations") or settings.integrations_listen
+    identity = tls.identity(settings)
+    address = running_address(settings.data_dir, "integrations") or _on_this_machine(settings.integrations_listen)
     async with contextlib.AsyncExitStack() as stack:
         if not _is_listening(address):
             address = await stack.enter_async_context(_own_integrations(settings))
-        channel = await stack.enter_async_context(clients.open_channel(address))
+        channel = await stack.enter_async_context(clients.open_channel(address, identity))
         yield keys_service_pb2_grpc.KeysServiceStub(channel)
 
 
@@ -143,6 +145,12 @@ async def _own_integrations(settings: IntegrationsSettings) -> AsyncIterator[str
         yield running.addresses["integrations"]
     finally:
         await running.stop(1.0)
+
+
+def _on_this_machine(listen: str) -> str:
+    # A certificate names the machine's own address, and never every interface.
+    host, _, port = listen.rpartition(":")
+    return f"{_LOOPBACK_OF.get(host, host)}:{port}"
 
 
 def _is_listening(address: str) -> bool:

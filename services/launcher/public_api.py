@@ -11,12 +11,10 @@ from typing import Any, Final
 
 from servicekit.errors import ServiceError
 from servicekit.settings import load
+from services.launcher import gateway_client
 from services.launcher.settings import LauncherSettings
 
 TIMEOUT_SECONDS: Final = 10.0
-
-# No proxy from the environment: the gateway is on this machine or on one that is named in the settings.
-_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class PublicApiError(ServiceError):
@@ -30,13 +28,18 @@ def call(path: str, body: Mapping[str, str] | None = None) -> dict[str, Any]:
         raise PublicApiError("set TEXTWAY_API_KEY to an API key first; `textway keys create` makes one")
     settings = load(LauncherSettings)
     base = settings.public_url or settings.address
+    opener = urllib.request.build_opener(
+        # No proxy from the environment: the gateway is on this machine or on one that is named in the settings.
+        urllib.request.ProxyHandler({}),
+        urllib.request.HTTPSHandler(context=gateway_client.context_for(settings)),
+    )
     request = urllib.request.Request(
         base.rstrip("/") + path,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
     )
     try:
-        with _OPENER.open(request, timeout=TIMEOUT_SECONDS) as answer:
+        with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         with error:

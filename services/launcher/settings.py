@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from servicekit.egress_settings import Networks
-from servicekit.settings import Address, ProcessSettings
+from servicekit.settings import Address, File, ProcessSettings
 
 
 class LauncherSettings(ProcessSettings):
@@ -15,11 +15,18 @@ class LauncherSettings(ProcessSettings):
 
     http_host: str = Field("127.0.0.1", description="Address that the gateway listens on; 0.0.0.0 for every interface.")
     http_port: int = Field(8080, ge=1, le=65_535, description="Port that the gateway listens on.")
+    http_tls_cert: File = Field(
+        None,
+        description="File of the certificate, with its chain, that the gateway shows to senders"
+        " (docs/guides/secure.md); it speaks plain http when this and the next are unset.",
+    )
+    http_tls_key: File = Field(None, description="File of the private key of that certificate, without a password.")
     gateway_workers: int = Field(
         1, ge=1, le=64, description="Threads of the gateway. With two cores, one gives the steadier answers."
     )
     public_url: str = Field(
-        "", description="Address under which senders reach the gateway; empty for http://127.0.0.1:<port>."
+        "",
+        description="Address under which senders reach the gateway; empty for http://127.0.0.1:<port>, https with TLS.",
     )
     egress_allow: Networks = Field(
         "127.0.0.0/8,::1/128",
@@ -38,6 +45,12 @@ class LauncherSettings(ProcessSettings):
 
     @property
     def address(self) -> str:
-        """The URL that a person on this machine opens."""
+        """The gateway's URL on this machine."""
         host = self.http_host if self.http_host not in {"0.0.0.0", "::", ""} else "127.0.0.1"  # compared
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+        scheme = "https" if self.http_tls_cert else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+
+    @property
+    def shown_address(self) -> str:
+        """The URL that a person is told: with TLS the one that the certificate is for, if it is known."""
+        return self.public_url if self.http_tls_cert and self.public_url else self.address

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from servicekit.tls import Identity, KeyPair
 from services.launcher import gateway
 
 UPSTREAMS = gateway.Upstreams(integrations="10.0.0.1:7101", ingress="ingress:7102", delivery="[::1]:7103")
@@ -34,6 +36,41 @@ def test_names_each_upstream_once(tmp_path: Path) -> None:
         "ingress": ("ingress", 7102),
         "delivery": ("::1", 7103),
     }
+
+
+def blocks(configuration: Path) -> dict[str, dict[str, Any]]:
+    """The transport socket of the listener and of each cluster."""
+    resources = yaml.safe_load(configuration.read_text())["static_resources"]
+    found = {"public": resources["listeners"][0]["filter_chains"][0]["transport_socket"]}
+    return found | {cluster["name"]: cluster["transport_socket"] for cluster in resources["clusters"]}
+
+
+def test_speaks_plaintext_unless_it_has_certificates(tmp_path: Path) -> None:
+    prepared = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS)
+
+    assert {block["name"] for block in blocks(prepared.configuration).values()} == {
+        "envoy.transport_sockets.raw_buffer"
+    }
+
+
+def test_believes_a_service_by_the_name_or_the_address_that_it_calls(tmp_path: Path) -> None:
+    pair = KeyPair(certificate=Path("/tls/a.crt"), key=Path("/tls/a.key"))
+    secured = gateway.Tls(listener=pair, identity=Identity(pair=pair, authority=Path("/tls/ca.crt")))
+
+    prepared = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS, secured=secured)
+
+    found = blocks(prepared.configuration)
+    checks = {
+        name: block["typed_config"]["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
+        for name, block in found.items()
+        if name != "public"
+    }
+    assert {name: (check["san_type"], check["matcher"]["exact"]) for name, (check,) in checks.items()} == {
+        "integrations": ("IP_ADDRESS", "10.0.0.1"),
+        "ingress": ("DNS", "ingress"),
+        "delivery": ("IP_ADDRESS", "::1"),
+    }
+    assert found["public"]["typed_config"]["common_tls_context"]["alpn_protocols"] == ["h2", "http/1.1"]
 
 
 def test_keeps_its_folder_to_this_user(tmp_path: Path) -> None:
