@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+BENCH ?= campaign
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-unit test-contract test-integration test-e2e test-architecture test-faults check format generate lock clean
+.PHONY: help setup up test test-unit test-contract test-integration test-e2e test-architecture test-faults bench bench-micro check format generate lock clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,12 @@ test-architecture: setup ## Imports, generated files, routes, error reasons.
 
 test-faults: setup ## Crashes, outages, full disks and large queues in full size; `make test` has a slice of each.
 	TEXTWAY_FULL_FAULTS=1 $(PYTEST) -m faults --timeout=1800
+
+bench: setup ## Measure the product; BENCH='campaign --short' and others: benchmarks/README.md.
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-micro: setup ## Measure the single steps of a message's way.
+	$(PYTEST) benchmarks/micro --benchmark-disable-gc --timeout=0
 
 check: setup ## Format, lint, types, import rules, proto lint, generated files.
 	$(BIN)/ruff format --check .

@@ -1,0 +1,117 @@
+"""`make bench`: measure the product as a user runs it, beside the ceiling of what it is built on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from benchmarks import campaign, databases, machine, plot, profiles, report
+from benchmarks.stage import Stage, staged
+
+RESULTS: Final = Path(__file__).resolve().parent / "results"
+BULK_ITEMS: Final = 100
+_WARM_UP_SECONDS: Final = 2.0
+
+engines_option = click.option(
+    "--engine", "engines", multiple=True, type=click.Choice(databases.ENGINES), help="Both when left out."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Measure the product. README.md explains each figure."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything that was started is stopped
+
+
+@main.command("campaign")
+@engines_option
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--seconds", default=6.0, show_default=True, help="How long each load lasts.")
+@click.option("--short", is_flag=True, help="One repeat, 64 connections and 1,000/s: under a minute for an engine.")
+def run_campaign(engines: Sequence[str], repeats: int, seconds: float, *, short: bool) -> None:
+    """Everything but the long runs: the ceiling, saturation, fixed rates, on each engine."""
+    plan = campaign.Plan(
+        engines=engines or databases.ENGINES,
+        repeats=1 if short else repeats,
+        seconds=seconds,
+        connections=(campaign.SATURATED,) if short else campaign.ALL_CONNECTIONS,
+        rates=(1000.0,) if short else campaign.ALL_RATES,
+    )
+    _run_and_report(plan, "campaign")
+
+
+@main.command()
+@engines_option
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--seconds", default=6.0, show_default=True, help="How long each load lasts.")
+def bulk(engines: Sequence[str], repeats: int, seconds: float) -> None:
+    """Post a hundred messages in one request."""
+    plan = campaign.Plan(
+        engines=engines or databases.ENGINES,
+        repeats=repeats,
+        seconds=seconds,
+        connections=(campaign.SATURATED,),
+        rates=(),
+        items=BULK_ITEMS,
+    )
+    _run_and_report(plan, "bulk")
+
+
+@main.command()
+@engines_option
+@click.option("--seconds", default=10.0, show_default=True)
+def profile(engines: Sequence[str], seconds: float) -> None:
+    """Sample Ingress and Delivery at saturation; the stacks go to a folder for `flamegraph.pl` or speedscope."""
+    with _folder() as folder:
+        for engine in engines or databases.ENGINES:
+            with _staged(folder, engine) as stage:
+                for each in profiles.record(stage, RESULTS / f"profile-{engine}", seconds, click.echo):
+                    click.echo(f"\n{engine}, {profiles.text(each)}\n\n{each.stacks}")
+
+
+def _run_and_report(plan: campaign.Plan, name: str) -> None:
+    with _folder() as folder:
+        facts = machine.describe(folder)
+        results = campaign.run(plan, folder, click.echo)
+    path = _write(facts, name, report.as_json(facts, results))
+    plot.draw(results.runs, path.with_suffix(".png"), f"{facts.commit}, {facts.cores} cores, {facts.cpu}")
+    click.echo(f"\n{report.text(facts, results)}\n\n{path}\n{path.with_suffix('.png')}")
+
+
+def _write(facts: machine.Machine, name: str, content: dict[str, Any]) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{facts.at[:19].replace(':', '')}-{facts.commit}-{name}.json"
+    path.write_text(json.dumps(content, indent=1))
+    return path
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="textway-bench-"))
+    folder.chmod(0o711)  # PostgreSQL runs as another user
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _staged(folder: Path, engine: str) -> Iterator[Stage]:
+    with (
+        databases.running_postgres(folder, wanted=engine == databases.POSTGRESQL) as server,
+        staged(folder, engine, server) as stage,
+    ):
+        stage.warm_up(_WARM_UP_SECONDS)
+        yield stage
+
+
+if __name__ == "__main__":
+    main(prog_name="make bench")
