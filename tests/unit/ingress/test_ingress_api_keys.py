@@ -83,6 +83,7 @@ async def test_goes_on_with_a_known_key_for_a_minute(
         ("sk_test_" + "a" * 40, "UNAUTHORIZED"),
         (KEY[:-1], "UNAUTHORIZED"),
     ],
+    ids=["empty", "of another kind", "too short"],  # not by a key that is another in each process
 )
 async def test_refuses_what_can_be_no_key_without_asking(
     api_keys: ApiKeys, registry: Registry, key: str, reason: str

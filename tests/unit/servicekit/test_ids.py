@@ -68,8 +68,8 @@ def test_refuses_an_id_with_a_naive_time():
     ("text", "expected"),
     [
         (SOME_ID, True),
-        (new_id("msg", NOW), True),
-        (new_id("wkh", NOW), False),
+        pytest.param(new_id("msg", NOW), True, id="a new one"),
+        pytest.param(new_id("wkh", NOW), False, id="a new one of another kind"),
         (SOME_ID.upper(), False),
         (SOME_ID[:-1], False),
         (SOME_ID + "0", False),
