@@ -32,14 +32,15 @@ _OPTIONS: Final = (
 )
 
 
-def open_channel(address: str, identity: Identity | None = None) -> grpc.aio.Channel:
+def open_channel(address: str, identity: Identity | None = None, *, called: str = "") -> grpc.aio.Channel:
     """Return a channel to `host:port`. It connects when it is first used, and again whenever that is lost.
 
-    With an identity it speaks TLS, and only to a server whose certificate names `host`.
+    With an identity it speaks TLS, and only to a server whose certificate names `host`, or what it is `called`.
     """
     if identity is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS)
-    return grpc.aio.secure_channel(address, identity.channel_credentials(), options=_OPTIONS)
+    options = (*_OPTIONS, ("grpc.ssl_target_name_override", called)) if called else _OPTIONS
+    return grpc.aio.secure_channel(address, identity.channel_credentials(), options=options)
 
 
 async def call(

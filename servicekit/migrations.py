@@ -22,7 +22,7 @@ from sqlalchemy import Column, Connection, MetaData, Table, Text, delete, func, 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from servicekit import index_building
-from servicekit.database import Database
+from servicekit.database import PATIENCE_SECONDS, Database
 from servicekit.errors import UnavailableError
 from servicekit.settings import SettingsError
 
@@ -99,21 +99,31 @@ async def require_usable(database: Database, folder: Path, version_table: str) -
     A database that is away is waited for, so that a service which starts during an outage is there at its end; after
     `START_SECONDS` UnavailableError is raised.
     """
-    problem = await unusable(database, folder, version_table)
-    if problem:
-        raise SettingsError(problem)
-
-
-async def unusable(database: Database, folder: Path, version_table: str) -> str:
-    """Return why this release's code can not use the schema as it is now; empty when it can."""
     script = ScriptDirectory.from_config(_config(folder, version_table))
     async with database.read() as connection:
         schema = await connection.run_sync(_read, version_table)
-    try:
-        _check_usable(schema, script, version_table)
-    except SettingsError as error:
-        return str(error)
-    return ""
+    if _is_of_newer_release(schema, script):
+        log.info("the schema is of a newer release", table=version_table, revision=schema.revision)
+    _check_usable(schema, script, version_table)
+
+
+class SchemaCheck:
+    """Whether this release's code can use the schema as it is, asked again and again."""
+
+    def __init__(self, database: Database, folder: Path, version_table: str) -> None:
+        self._database = database
+        self._version_table = version_table
+        self._script = ScriptDirectory.from_config(_config(folder, version_table))
+
+    async def problem(self, patience_seconds: float = PATIENCE_SECONDS) -> str:
+        """Return why it can not; empty when it can. Raises UnavailableError when the database can not be had."""
+        async with self._database.read(patience_seconds=patience_seconds) as connection:
+            schema = await connection.run_sync(_read, self._version_table)
+        try:
+            _check_usable(schema, self._script, self._version_table)
+        except SettingsError as error:
+            return str(error)
+        return ""
 
 
 def run_environment() -> None:
@@ -140,7 +150,6 @@ def _check_usable(schema: Schema, script: ScriptDirectory, version_table: str) -
             f" whose last step is {head}, can not run on it: only one that knows {_oldest(schema)}."
             " Start the newer release again, or restore the backup from before its `textway migrate`"
         )
-    log.info("the schema is of a newer release, and can be used", table=version_table, revision=schema.revision)
 
 
 def _oldest(schema: Schema) -> str | None:

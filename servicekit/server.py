@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from servicekit import tls
 from servicekit.clients import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from servicekit.error_translation import ErrorInterceptor
+from servicekit.operations_servicer import Operations
 from servicekit.settings import MAX_PORT, ProcessSettings, SettingsError
 
 MAX_CONCURRENT_CALLS: Final = 4_096
@@ -79,7 +80,9 @@ class RunningServer:
         checks: health.aio.HealthServicer,
         services: Sequence[Service],
         addresses: Mapping[str, str],
+        operations: Operations,
     ) -> None:
+        self._operations = operations
         self._server = server
         self._checks = checks
         self._services = services
@@ -98,6 +101,8 @@ class RunningServer:
         names = [name for service in services for name in service.grpc_services]
         if settings.grpc_reflection:
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        operations = Operations(services)
+        operations.add_to(server)
         for service in services:
             service.add_to(server)
         listens = dict.fromkeys(service.listen for service in services)
@@ -110,14 +115,16 @@ class RunningServer:
         except BaseException:
             await server.stop(0)
             raise
+        operations.serving()
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         addresses = {service.name: bound[service.listen] for service in services}
         log.info("serving", **addresses)
-        return cls(server, checks, services, addresses)
+        return cls(server, checks, services, addresses, operations)
 
     async def stop(self, drain_seconds: float) -> None:
         """Say NOT_SERVING, finish the calls in hand, stop the services in reverse order."""
+        self._operations.stopping()
         await self._checks.enter_graceful_shutdown()
         await asyncio.sleep(NOTICE_SECONDS)
         for service in self._services:

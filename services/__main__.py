@@ -16,7 +16,7 @@ from servicekit.errors import ServiceError
 from servicekit.server import serve_until_signal
 from servicekit.settings import ProcessSettings, SettingsError, load
 from services.delivery.installation.carriers_file import CarriersFileError
-from services.launcher import carriers_command, certificates, laptop, operating, sending
+from services.launcher import carriers_command, certificates, laptop, operating, sending, status_command
 from services.launcher.parts import PARTS
 from services.launcher.settings import LauncherSettings
 
@@ -62,6 +62,15 @@ def migrate(names: tuple[str, ...]) -> None:
     """Bring the databases of the named services, or of all, to the newest schema."""
     for name in names or PARTS:
         _run(PARTS[name].migrate())
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print what a machine reads.")
+def status(*, as_json: bool) -> None:
+    """Show every replica, the queue, the webhooks and the carriers; exit with 1 when something is not ready."""
+    report = _run(status_command.ask())
+    click.echo(status_command.as_json(report) if as_json else status_command.as_text(report))
+    sys.exit(0 if report.is_ready else 1)
 
 
 @cli.command()

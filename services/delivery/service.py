@@ -42,9 +42,11 @@ from services.delivery.optouts import OptOutWords
 from services.delivery.receive_callback import ReceiveCallback
 from services.delivery.receive_reply import ReceiveReply
 from services.delivery.replay_webhooks import ReplayWebhooks
+from services.delivery.report_status import ReportStatus
 from services.delivery.send_example import EXAMPLE_LIMITS, EXAMPLE_SENTENCES, SendExample
 from services.delivery.servicer import MessagesServicer, SubmissionServicer
 from services.delivery.settings import DeliverySettings
+from services.delivery.sql_backlog import SqlBacklog
 from services.delivery.sql_carriers import SqlCarrierStore
 from services.delivery.sql_replies import SqlReplyStore
 from services.delivery.sql_store import SqlMessageStore
@@ -73,6 +75,7 @@ from textway.delivery.v1 import (
     webhook_examples_service_pb2_grpc,
 )
 from textway.integrations.v1 import registry_service_pb2_grpc
+from textway.operations.v1 import operations_service_pb2
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "delivery_schema_version"
@@ -203,6 +206,16 @@ class DeliveryService:
             retention=timedelta(days=settings.retention_days),
         )
 
+        self._schema = migrations.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
+        self._report = ReportStatus(
+            backlog=SqlBacklog(
+                database, shards=range(settings.delivery_shards), routes=[route.name for route in carriers.routes]
+            ),
+            carriers=self._monitor,
+            loops=(self._worker, self._webhook_worker),
+            clock=clock,
+        )
+
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register every servicer."""
         messages_service_pb2_grpc.add_MessagesServiceServicer_to_server(
@@ -258,6 +271,15 @@ class DeliveryService:
     def _reply_window(self, message: Message) -> timedelta:
         owner = Owner(message.tenant_id, message.integration_id)
         return self._announcements.reply_window(owner) or self._default_reply_window
+
+    async def problems(self) -> Sequence[str]:
+        """Return what keeps messages from being taken or sent. Raises UnavailableError."""
+        schema = await self._schema.problem()
+        return [schema, *self._report.problems()] if schema else self._report.problems()
+
+    async def status(self) -> operations_service_pb2.ServiceStatus:
+        """Return how the queues and the carriers are. Raises UnavailableError."""
+        return await self._report.status()
 
     async def start(self) -> None:
         """Begin to send."""

@@ -17,6 +17,8 @@ from services.delivery.deliver_webhooks import LEASE_SECONDS, DeliverWebhooks
 POLL_SECONDS: Final = 0.25
 CLEAN_SECONDS: Final = 60.0
 OUTAGE_SECONDS: Final = 1.0
+# An outage of the database holds a loop up for a few seconds a turn.
+STUCK_SECONDS: Final = 30.0
 REMOVED_AT_ONCE: Final = 500
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,7 @@ class WebhookWorker:
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._turned_at = clock.monotonic()
 
     def wake(self) -> None:
         """Look for due deliveries now: some were stored, or there is room for more."""
@@ -69,6 +72,17 @@ class WebhookWorker:
             asyncio.create_task(self._forever(self._every(self._renew_seconds, self._delivering.renew_leases))),
             asyncio.create_task(self._forever(self._every(CLEAN_SECONDS, self._clean))),
         ]
+
+    def problem(self) -> str:
+        """Return what is wrong with the loop that delivers; empty when it turns."""
+        still_seconds = self._clock.monotonic() - self._turned_at
+        if not self._loops or self._loops[0].done():
+            return "no webhook is being called: its loop has ended"
+        return (
+            f"no webhook has been called for {still_seconds:.0f} s: its loop hangs"
+            if still_seconds > STUCK_SECONDS
+            else ""
+        )
 
     async def stop(self, drain_seconds: float) -> None:
         """Claim nothing more, and wait for what is in flight."""
@@ -93,6 +107,7 @@ class WebhookWorker:
                 await self._clock.sleep(OUTAGE_SECONDS)
 
     async def _deliver_due(self) -> None:
+        self._turned_at = self._clock.monotonic()
         claimed = await self._delivering.deliver_due() if self._delivering.room > 0 else 0
         if not claimed and not await self._store.fill_lines(self._clock.now()):
             await self._wait_for_work()
@@ -103,6 +118,7 @@ class WebhookWorker:
                 async with asyncio.timeout(POLL_SECONDS * (0.5 + self._random())):
                     await self._wake.wait()
             self._wake.clear()
+            self._turned_at = self._clock.monotonic()
             if self._delivering.room > 0 and await self._is_due():
                 return
 

@@ -24,6 +24,8 @@ REFRESH_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 0.5
 CLEAN_SECONDS: Final = 60.0
 OUTAGE_SECONDS: Final = 1.0
+# An outage of the database holds a loop up for a few seconds a turn.
+STUCK_SECONDS: Final = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +65,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._turned_at = clock.monotonic()
 
     def wake(self) -> None:
         """Look for due messages now: some were stored, or there is room for more."""
@@ -78,6 +81,15 @@ class Worker:
             asyncio.create_task(self._forever(self._every(SETTLE_SECONDS, self._follow_up.settle_parked))),
             asyncio.create_task(self._forever(self._every(CLEAN_SECONDS, self._housekeeping.clean))),
         ]
+
+    def problem(self) -> str:
+        """Return what is wrong with the loop that sends; empty when it turns."""
+        still_seconds = self._clock.monotonic() - self._turned_at
+        if not self._loops or self._loops[0].done():
+            return "nothing is being sent: its loop has ended"
+        return (
+            f"nothing has been sent for {still_seconds:.0f} s: its loop hangs" if still_seconds > STUCK_SECONDS else ""
+        )
 
     async def stop(self, drain_seconds: float) -> None:
         """Claim nothing more, and wait for what is in flight."""
@@ -102,6 +114,7 @@ class Worker:
                 await self._clock.sleep(OUTAGE_SECONDS)
 
     async def _send_due(self) -> None:
+        self._turned_at = self._clock.monotonic()
         claimed = 0
         for shard in self._shards:
             if self._dispatcher.room > 0:
@@ -115,6 +128,7 @@ class Worker:
                 async with asyncio.timeout(self._poll_seconds()):
                     await self._wake.wait()
             self._wake.clear()
+            self._turned_at = self._clock.monotonic()
             if self._dispatcher.room > 0 and await self._is_due():
                 return
 

@@ -24,6 +24,7 @@ from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
 from textway.ingress.v1.health_service_pb2_grpc import add_HealthServiceServicer_to_server
 from textway.ingress.v1.ingress_service_pb2_grpc import add_IngressServiceServicer_to_server
 from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
+from textway.operations.v1 import operations_service_pb2
 
 FIRST_SNAPSHOT_SECONDS: Final = 5.0
 
@@ -57,6 +58,15 @@ class IngressService:
         ingress, health = self._servicers
         add_IngressServiceServicer_to_server(ingress, server)
         add_HealthServiceServicer_to_server(health, server)
+
+    async def problems(self) -> Sequence[str]:
+        """Return what keeps payloads from being taken."""
+        is_ready, detail = await self._replica.readiness()
+        return [] if is_ready else [detail]
+
+    async def status(self) -> operations_service_pb2.ServiceStatus:
+        """Return nothing more: it owns no table."""
+        return operations_service_pb2.ServiceStatus()
 
     async def start(self) -> None:
         """Open the watch. Integrations may start later, so that its silence is no failure."""

@@ -42,6 +42,7 @@ from textway.integrations.v1.integrations_service_pb2_grpc import add_Integratio
 from textway.integrations.v1.keys_service_pb2_grpc import add_KeysServiceServicer_to_server
 from textway.integrations.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 from textway.integrations.v1.webhooks_service_pb2_grpc import add_WebhooksServiceServicer_to_server
+from textway.operations.v1 import operations_service_pb2
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "integrations_schema_version"
@@ -71,6 +72,8 @@ class IntegrationsService:
         webhooks = SqlWebhookStore(database, key_ring)
         urls = UrlGuard(settings.egress_policy(settings.public_url), self._names)
         authenticator = Authenticator(tenants, self._bootstrap_key)
+        self._schema = migrations.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
+        self._webhooks = webhooks
         self._tenants = ManageTenants(store=tenants, changes=self._changes, clock=clock)
         self._keys_servicer = KeysServicer(self._tenants)
         self._integrations_servicer = IntegrationsServicer(
@@ -99,6 +102,15 @@ class IntegrationsService:
         add_WebhooksServiceServicer_to_server(self._webhooks_servicer, server)
         add_RegistryServiceServicer_to_server(self._registry_servicer, server)
         add_KeysServiceServicer_to_server(self._keys_servicer, server)
+
+    async def problems(self) -> Sequence[str]:
+        """Return what keeps it from answering. Raises UnavailableError."""
+        schema = await self._schema.problem()
+        return [schema] if schema else []
+
+    async def status(self) -> operations_service_pb2.ServiceStatus:
+        """Return how many URLs are disabled. Raises UnavailableError."""
+        return operations_service_pb2.ServiceStatus(disabled_webhooks=await self._webhooks.count_disabled())
 
     async def start(self) -> None:
         """Make the default tenant and the bootstrap key, where they are missing; when that fails, close all."""

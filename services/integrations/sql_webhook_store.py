@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds, to_milliseconds
@@ -97,6 +97,16 @@ class SqlWebhookStore:
                 return False
             await self._save(connection, replace(before, disabled=disabled, updated_at=disabled.at), is_new=False)
         return True
+
+    async def count_disabled(self) -> int:
+        """Count both kinds."""
+        kinds = ((WEBHOOKS, WEBHOOKS.c.disabled_at_ms), (INTEGRATIONS, INTEGRATIONS.c.outbound_disabled_at_ms))
+        async with self._database.read() as connection:
+            counts = [
+                await connection.scalar(select(func.count()).select_from(table).where(disabled_at.is_not(None)))
+                for table, disabled_at in kinds
+            ]
+        return sum(count or 0 for count in counts)
 
     async def find_targets(self, tenant_id: str, integration_id: str) -> Targets:
         """See WebhookStore."""

@@ -166,5 +166,8 @@ class WebhookStore(Protocol):
     async def disable_webhook(self, tenant_id: str, url: str, disabled: Disabled) -> bool:
         """Switch it off; return False when there is none, it has another URL by now, or it is off already."""
 
+    async def count_disabled(self) -> int:
+        """Return how many webhooks and outbound URLs get no events because they have failed for too long."""
+
     async def find_targets(self, tenant_id: str, integration_id: str) -> Targets:
         """Return the tenant's webhook and one integration's outbound URL, as far as there are any."""

@@ -10,6 +10,14 @@ from servicekit.egress_settings import Networks
 from servicekit.settings import Address, File, ProcessSettings
 
 
+class StatusSettings(ProcessSettings):
+    """Where `textway status` finds the services; each name may stand for many replicas."""
+
+    integrations_address: Address = Field("127.0.0.1:7101", description="Where Integrations is reached.")
+    delivery_address: Address = Field("127.0.0.1:7103", description="Where Delivery is reached.")
+    ingress_address: Address = Field("127.0.0.1:7102", description="Where Ingress is reached, by `textway status`.")
+
+
 class LauncherSettings(ProcessSettings):
     """Settings of the process that starts all others on one machine."""
 

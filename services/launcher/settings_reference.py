@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from servicekit.settings import ENV_PREFIX, ProcessSettings
 from services.launcher.parts import PARTS
-from services.launcher.settings import LauncherSettings
+from services.launcher.settings import LauncherSettings, StatusSettings
 
 _HEADING: Final = (
     "Settings come from environment variables. A setting that can not be used stops the start and is named."
@@ -33,6 +33,7 @@ def groups() -> Iterator[tuple[str, list[Setting]]]:
     yield "every process", [_setting(name, field) for name, field in ProcessSettings.model_fields.items()]
     types: list[tuple[str, type[ProcessSettings]]] = [("`textway up`", LauncherSettings)]
     types += [(name.capitalize(), part.settings_type) for name, part in PARTS.items()]
+    types.append(("`textway status`", StatusSettings))
     for title, settings_type in types:
         own = {name: field for name, field in settings_type.model_fields.items() if name not in shared}
         yield title, [_setting(name, field) for name, field in own.items()]

@@ -160,11 +160,23 @@ def test_answers_503_while_postgres_is_stopped_and_loses_nothing(new_product):
         with product.client() as api:
             made = api.post("/v1/ingress", json={"name": "Order system"}).json()
 
+        seen: list[httpx.Response] = []
+
+        def go_away() -> None:
+            server.stop()
+            with product.client() as api:
+                seen.append(api.get("/health/ready"))
+
         answers, back_at = asyncio.run(
-            load_through(product, f"/v1/ingress/{made['ingressKey']}", server.stop, server.start)
+            load_through(product, f"/v1/ingress/{made['ingressKey']}", go_away, server.start)
         )
 
         check(product, answers, back_at)
+        with product.client() as api:
+            seen.append(api.get("/health/ready"))
+        assert [answer.status_code for answer in seen] == [503, 200]
+        parts = {part["name"]: part for part in seen[0].json()["parts"]}
+        assert [parts[name]["detail"] for name in ("integrations", "delivery")] == ["its database does not answer"] * 2
 
 
 @pytest.mark.faults

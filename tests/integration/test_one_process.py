@@ -33,6 +33,8 @@ from textway.integrations.v1.integrations_service_pb2 import CreateIntegrationRe
 from textway.integrations.v1.integrations_service_pb2_grpc import IntegrationsServiceStub
 from textway.integrations.v1.keys_service_pb2 import CreateApiKeyRequest
 from textway.integrations.v1.keys_service_pb2_grpc import KeysServiceStub
+from textway.operations.v1.operations_service_pb2 import GetStatusRequest
+from textway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 PAYLOAD = b'{"order":{"id":4821,"phone":"+65 8123 0000"},"note":"Order #4821 confirmed"}'
 
@@ -151,6 +153,19 @@ async def test_every_part_says_that_it_is_ready(channels):
 
     assert answer.status == "ready"
     assert {part.name for part in answer.parts if part.ready} == {"ingress", "integrations", "delivery"}
+
+
+async def test_every_part_tells_an_operator_how_it_is(channels):
+    told = await OperationsServiceStub(channels["delivery"]).GetStatus(GetStatusRequest(), timeout=5)
+
+    by_name = {each.readiness.name: each for each in told.services}
+    assert set(by_name) == {"integrations", "delivery", "ingress"}
+    assert not any(each.readiness.problems for each in told.services)
+    assert [carrier.state for carrier in by_name["delivery"].carriers] == ["healthy"]
+    assert by_name["delivery"].HasField("messages")
+    assert by_name["integrations"].disabled_webhooks == 0
+    assert told.version
+    assert told.up_seconds > 0
 
 
 async def test_stops_within_its_time_while_the_parts_watch_each_other(tmp_path, monkeypatch):

@@ -1,0 +1,101 @@
+"""Finds every replica behind the services' names, and asks each how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from servicekit import clients, tls
+from servicekit.errors import ServiceError
+from servicekit.settings import load
+from services.launcher.runtime import running_address
+from services.launcher.settings import StatusSettings
+from textway.operations.v1 import operations_service_pb2 as operations_v1
+from textway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
+
+RESOLVE_SECONDS: Final = 2.0
+ANSWER_SECONDS: Final = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """One process that serves a service, and what it says of itself."""
+
+    service: str
+    address: str
+    status: operations_v1.ServiceStatus | None = None  # None when it does not answer
+    version: str = ""
+    up_seconds: float = 0.0
+    problem: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can take work."""
+        return not self.problem
+
+
+async def all_replicas() -> list[Replica]:
+    """Ask all at once, within some seconds; one that can not be found or does not answer is told of as such."""
+    settings = load(StatusSettings)
+    identity = tls.identity(settings)
+    found = await asyncio.gather(*(_of_service(*each, identity) for each in _addresses(settings).items()))
+    return [replica for replicas in found for replica in replicas]
+
+
+def _addresses(settings: StatusSettings) -> Mapping[str, str]:
+    said = {
+        "integrations": settings.integrations_address,
+        "delivery": settings.delivery_address,
+        "ingress": settings.ingress_address,
+    }
+    return {name: running_address(settings.data_dir, name) or address for name, address in said.items()}
+
+
+async def _of_service(service: str, address: str, identity: tls.Identity | None) -> list[Replica]:
+    try:
+        found = await asyncio.wait_for(_resolve(address), RESOLVE_SECONDS)
+    except (OSError, TimeoutError):
+        return [Replica(service=service, address=address, problem="there is no such name")]
+    return list(await asyncio.gather(*(_ask(service, one, _channel(address, one, identity)) for one in found)))
+
+
+async def _resolve(address: str) -> list[str]:
+    host, _, port = address.rpartition(":")
+    found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    hosts = sorted({str(each[4][0]) for each in found})
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
+
+
+async def _ask(service: str, address: str, opened: grpc.aio.Channel) -> Replica:
+    async with opened as channel:
+        try:
+            answer = await clients.call(
+                OperationsServiceStub(channel).GetStatus,
+                operations_v1.GetStatusRequest(),
+                part=service.capitalize(),
+                timeout_seconds=ANSWER_SECONDS,
+            )
+        except ServiceError:
+            return Replica(service=service, address=address, problem="does not answer")
+    status = next((each for each in answer.services if each.readiness.name == service), None)
+    if status is None:
+        others = ", ".join(each.readiness.name for each in answer.services)
+        return Replica(service=service, address=address, problem=f"serves {others or 'nothing'} instead")
+    return Replica(
+        service=service,
+        address=address,
+        status=status,
+        version=answer.version,
+        up_seconds=answer.up_seconds,
+        problem="; ".join(status.readiness.problems),
+    )
+
+
+def _channel(name: str, address: str, identity: tls.Identity | None) -> grpc.aio.Channel:
+    # A replica's certificate names the service, and not its address of today.
+    return clients.open_channel(address, identity, called="" if name == address else name.rpartition(":")[0])

@@ -1,0 +1,49 @@
+"""`textway status`, as an operator types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from tests.e2e.conftest import Product, eventually
+
+
+def status(product: Product, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*product.python, "status", *options],
+        env=product.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_shows_every_process_the_queue_and_the_carriers(product, api):
+    sent = api.post("/v1/messages", json={"to": "+6581230000", "text": "Hello"}).json()
+    eventually(lambda: api.get(f"/v1/messages/{sent['id']}").json()["status"], "delivered")
+
+    for_people, for_machines = status(product), status(product, "--json")
+
+    assert (for_people.returncode, for_people.stderr) == (0, "")
+    lines = for_people.stdout.splitlines()
+    assert lines[0] == "Textway is ready."
+    rows = {line.split()[0]: line.split() for line in lines if line}
+    assert [rows[name][2] for name in ("integrations", "delivery", "ingress")] == ["ready"] * 3
+    assert rows["queue"][1:3] == ["0", "ready,"]
+    assert rows["webhooks"][1:3] == ["0", "pending,"]
+    assert rows["simulator"][1:3] == ["simulator", "healthy"]
+    told = json.loads(for_machines.stdout)
+    assert told["ready"]
+    assert told["queue"]["ready"] == 0
+    assert told["disabledWebhooks"] == 0
+    assert told["carriers"][0]["sentLastMinute"] >= 1
+
+
+def test_says_that_nothing_answers_where_nothing_runs(new_product):
+    product = new_product()
+
+    done = status(product)
+
+    assert done.returncode == 1
+    assert "delivery at 127.0.0.1:7103: does not answer" in done.stdout
