@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from servicekit.errors import UnavailableError
+from servicekit.metrics import BATCH_SIZE
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,9 +30,12 @@ class Batcher(Generic[Item, Result]):
         *,
         max_size: int,
         concurrency: int = 1,
+        name: str = "",
     ) -> None:
+        """Take `name` for the sizes of the batches to be counted under it."""
         self._handler = handler
         self._max_size = max_size
+        self._sizes = BATCH_SIZE.labels(name) if name else None
         self._free = concurrency
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,6 +81,8 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     async def _handle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        if self._sizes:
+            self._sizes.observe(len(batch))
         try:
             results = await self._handler([item for item, _ in batch])
             if len(results) != len(batch):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit import postgres, sqlite
 from servicekit.errors import UnavailableError
+from servicekit.metrics import DatabaseMeter, Pool, watch_pools
 from servicekit.settings import SettingsError
 
 # A sender is told of an outage within 2 s; what is left goes to the calls on the way.
@@ -39,6 +41,9 @@ class Engine(Protocol):
     def is_outage(self, error: Exception) -> bool:
         """Tell an outage, after which the same may be tried again, from a defect."""
 
+    def pools(self) -> Mapping[str, Pool]:
+        """Return the pools of connections by what they are for; none for a database in memory."""
+
     async def close(self) -> None:
         """Close every connection."""
 
@@ -54,12 +59,15 @@ class Database:
     the patience covers the whole block; on SQLite, whose statements can not be cut short, the wait for locks.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, name: str = "textway") -> None:
+        self.name = name
         self._engine = engine
+        self._meters = {writes: DatabaseMeter(name, "write" if writes else "read") for writes in (True, False)}
+        watch_pools(self)
 
     @classmethod
     def open(cls, url: str, *, name: str = "textway") -> Database:
-        """Open a database by its URL; `name` is what PostgreSQL shows for its connections.
+        """Open a database by its URL; `name` is what PostgreSQL shows for its connections, and the metrics too.
 
         `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` for memory, `postgresql://user@host:5432/name`.
         Raises SettingsError when the URL can not be used or another process has the file open. PostgreSQL is first
@@ -71,9 +79,9 @@ class Database:
             raise SettingsError("database URL: it must look like sqlite:///file.db or postgresql://host/name") from None
         match parsed.get_backend_name():
             case "sqlite":
-                return cls(sqlite.open_engine(parsed))
+                return cls(sqlite.open_engine(parsed), name)
             case "postgresql":
-                return cls(postgres.open_engine(parsed, name))
+                return cls(postgres.open_engine(parsed, name), name)
             case other:
                 raise SettingsError(f"database URL: only sqlite and postgresql are supported, not {other}")
 
@@ -81,6 +89,10 @@ class Database:
     def is_exclusive(self) -> bool:
         """Whether no other process can have this database open."""
         return self._engine.is_exclusive
+
+    def pools(self) -> Mapping[str, Pool]:
+        """Return the pools of connections by what they are for."""
+        return self._engine.pools()
 
     @contextlib.asynccontextmanager
     async def write(self, *, patience_seconds: float = PATIENCE_SECONDS) -> AsyncIterator[AsyncConnection]:
@@ -97,28 +109,40 @@ class Database:
     @contextlib.asynccontextmanager
     async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
         """Give a connection for statements that PostgreSQL runs in no transaction; on SQLite it is one of `write`."""
-        async with self._told(self._engine.outside_transaction(patience_seconds=patience_seconds)) as connection:
+        opened = self._engine.outside_transaction(patience_seconds=patience_seconds)
+        async with self._told(opened, self._meters[True]) as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def _transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
         opened = self._engine.transaction(writes=writes, patience_seconds=patience_seconds)
-        async with self._told(opened) as connection:
+        async with self._told(opened, self._meters[writes]) as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def _told(
-        self, opened: contextlib.AbstractAsyncContextManager[AsyncConnection]
+        self, opened: contextlib.AbstractAsyncContextManager[AsyncConnection], meter: DatabaseMeter
     ) -> AsyncIterator[AsyncConnection]:
+        wanted_at, had_at = time.perf_counter(), 0.0
+        meter.waiting.inc()
         try:
             async with opened as connection:
+                had_at = time.perf_counter()
+                meter.waiting.dec()
+                meter.wait_seconds.observe(had_at - wanted_at)
                 yield connection
         except Exception as error:
             if not self._engine.is_outage(error):
                 raise
+            meter.outages.inc()
             cause = error.__cause__ or error
             log.warning("database unavailable", error=f"{type(cause).__name__}: {cause}")
             raise UnavailableError("The database can not be used just now. Send the request again.") from error
+        finally:
+            if had_at:
+                meter.transaction_seconds.observe(time.perf_counter() - had_at)
+            else:
+                meter.waiting.dec()
 
     async def close(self) -> None:
         """Close every connection and let go of the file."""

@@ -1,8 +1,13 @@
-"""The one place where exceptions become gRPC statuses, and the JSON error body of the gateway."""
+"""The one place where exceptions become gRPC statuses, and the JSON error body of the gateway.
+
+It wraps every method once, so that calls are counted and timed here too.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NoReturn, cast
 
@@ -14,6 +19,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from servicekit import calls
 from servicekit.errors import InternalError, Kind, RemoteError, ServiceError, UnavailableError, ValidationError
+from servicekit.metrics import STREAMS, CallMeter
 
 ERROR_DOMAIN: Final = "textway"
 HTTP_STATUS_KEY: Final = "x-http-status"
@@ -35,6 +41,13 @@ _BY_KIND: Final[dict[Kind, tuple[grpc.StatusCode, int]]] = {
     Kind.UNAVAILABLE: (grpc.StatusCode.UNAVAILABLE, 503),
 }
 _KIND_OF_CODE: Final = {code: kind for kind, (code, _) in _BY_KIND.items()}
+_OK: Final = grpc.StatusCode.OK.name
+# What `ServicerContext.code` returns is a number at run time, whatever its type says.
+_NAME_OF_CODE: Final[dict[object, str]] = {
+    **{code: code.name for code in grpc.StatusCode},
+    **{code.value[0]: code.name for code in grpc.StatusCode},
+}
+_CANCELLED: Final = grpc.StatusCode.CANCELLED.name  # the caller went away, or its time was over
 
 log = structlog.get_logger(__name__)
 
@@ -62,49 +75,76 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _wrap(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
-    untyped = cast("Any", handler)
+    untyped, name = cast("Any", handler), method.removeprefix("/")
     if untyped.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _guard_unary(untyped.unary_unary, method), untyped.request_deserializer, untyped.response_serializer
+            _guard_unary(untyped.unary_unary, name), untyped.request_deserializer, untyped.response_serializer
         )
     if untyped.stream_stream is not None:
         return grpc.stream_stream_rpc_method_handler(
-            _guard_stream(untyped.stream_stream, method), untyped.request_deserializer, untyped.response_serializer
+            _guard_stream(untyped.stream_stream, name), untyped.request_deserializer, untyped.response_serializer
         )
     return handler
 
 
-def _guard_unary(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Any]:
+def _guard_unary(behavior: Callable[..., Awaitable[Any]], rpc: str) -> Callable[..., Any]:
+    meter = CallMeter(rpc)
+
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        started, code = time.perf_counter(), _OK
         calls.bind(context)
         try:
             return await behavior(request, context)
+        except asyncio.CancelledError:
+            code = _CANCELLED
+            raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status and no internals
-            await _abort(context, error, method)
+            code = _code_name(context, error)
+            await _abort(context, error, rpc)
+        finally:
+            meter.answered(code, time.perf_counter() - started)
 
     return guarded
 
 
-def _guard_stream(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., Any]:
+def _guard_stream(behavior: Callable[..., AsyncIterator[Any]], rpc: str) -> Callable[..., Any]:
+    meter, streams = CallMeter(rpc), STREAMS.labels(rpc)
+
     async def guarded(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        code = _OK
+        streams.inc()
         calls.bind(context)
         try:
             async for response in behavior(requests, context):
                 yield response
+        except (asyncio.CancelledError, GeneratorExit):
+            code = _CANCELLED
+            raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status and no internals
-            await _abort(context, error, method)
+            code = _code_name(context, error)
+            await _abort(context, error, rpc)
+        finally:
+            streams.dec()
+            meter.ended(code)
 
     return guarded
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception, method: str) -> NoReturn:
+def _code_name(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> str:
+    if isinstance(error, grpc.aio.AbortError):
+        return _NAME_OF_CODE.get(context.code(), "UNKNOWN")
+    kind = error.kind if isinstance(error, ServiceError) else Kind.INTERNAL
+    return _BY_KIND[kind][0].name
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception, rpc: str) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, ServiceError):
-        log.error("call failed", method=method, error=type(error).__name__, exc_info=error)
+        log.error("call failed", rpc=rpc, error=type(error).__name__, exc_info=error)
         error = InternalError()
     else:
-        log.info("call refused", method=method, reason=error.reason)
+        log.info("call refused", rpc=rpc, reason=error.reason)
     code, http_status = _BY_KIND[error.kind]
     trailers: list[tuple[str, str | bytes]] = [
         (HTTP_STATUS_KEY, str(http_status)),

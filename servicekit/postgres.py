@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from servicekit.metrics import Pool
 from servicekit.settings import SettingsError
 
 # Eight replicas of a service and the others beside them stay below PostgreSQL's default of 100 connections.
@@ -156,6 +157,10 @@ class PostgresEngine:
             state = getattr(error.orig, "sqlstate", None) or ""
             return error.connection_invalidated or state.startswith(_OUTAGES)
         return isinstance(error, (OSError, PoolTimeoutError))
+
+    def pools(self) -> Mapping[str, Pool]:
+        """See Engine."""
+        return {"all": cast("Pool", self._engine.pool)}
 
     async def close(self) -> None:
         """Close every connection."""

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from servicekit import tls
 from servicekit.clients import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from servicekit.error_translation import ErrorInterceptor
+from servicekit.metrics_endpoint import MetricsEndpoint
 from servicekit.operations_servicer import Operations
 from servicekit.settings import MAX_PORT, ProcessSettings, SettingsError
 
@@ -50,6 +51,10 @@ class Service(Protocol):
         """The `host:port` that it is served on."""
 
     @property
+    def metrics_listen(self) -> str:
+        """The `host:port` that its metrics are read on; empty for nowhere."""
+
+    @property
     def grpc_services(self) -> Sequence[str]:
         """The full names of its gRPC services, for health and reflection."""
 
@@ -76,11 +81,13 @@ class RunningServer:
 
     def __init__(
         self,
+        *,
         server: grpc.aio.Server,
         checks: health.aio.HealthServicer,
         services: Sequence[Service],
         addresses: Mapping[str, str],
         operations: Operations,
+        metrics: MetricsEndpoint,
     ) -> None:
         self._operations = operations
         self._server = server
@@ -88,6 +95,7 @@ class RunningServer:
         self._services = services
         # Where each service is reached, by its name: what it was told to listen on, with the port that it got for 0.
         self.addresses = addresses
+        self._metrics = metrics
 
     @classmethod
     async def start(cls, services: Sequence[Service], settings: ProcessSettings) -> RunningServer:
@@ -110,17 +118,27 @@ class RunningServer:
         # First the listener: services in one process call each other as they start. Callers from outside wait for
         # SERVING.
         await server.start()
+        metrics = MetricsEndpoint()
         try:
+            await metrics.start(service.metrics_listen for service in services)
             await _start_all(services)
         except BaseException:
+            await metrics.stop()
             await server.stop(0)
             raise
         operations.serving()
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         addresses = {service.name: bound[service.listen] for service in services}
-        log.info("serving", **addresses)
-        return cls(server, checks, services, addresses, operations)
+        log.info("serving", **addresses, metrics=[*metrics.addresses.values()])
+        return cls(
+            server=server,
+            checks=checks,
+            services=services,
+            addresses=addresses,
+            operations=operations,
+            metrics=metrics,
+        )
 
     async def stop(self, drain_seconds: float) -> None:
         """Say NOT_SERVING, finish the calls in hand, stop the services in reverse order."""
@@ -133,6 +151,7 @@ class RunningServer:
         await self._server.stop(min(CALL_GRACE_SECONDS, drain_seconds))
         for service in reversed(self._services):
             await service.stop()
+        await self._metrics.stop()
         log.info("stopped", services=[service.name for service in self._services])
 
 

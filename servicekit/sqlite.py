@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
+from servicekit.metrics import Pool
 from servicekit.settings import SettingsError
 
 READERS: Final = 4
@@ -90,6 +91,12 @@ class SqliteEngine:
             # but that is found by the first test that runs it.
             return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
         return isinstance(error, (TimeoutError, PoolTimeoutError))
+
+    def pools(self) -> Mapping[str, Pool]:
+        """See Engine."""
+        if self._writer is self._reader:
+            return {}
+        return {"writer": cast("Pool", self._writer.pool), "readers": cast("Pool", self._reader.pool)}
 
     async def close(self) -> None:
         """Close every connection and let go of the file."""

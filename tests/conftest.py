@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.fakes import postgres
+
+# Many services run in this process, and would all show their metrics at the same address.
+for name in ("INTEGRATIONS", "INGRESS", "DELIVERY"):
+    os.environ.setdefault(f"TEXTWAY_{name}_METRICS_LISTEN", "")
 
 
 class FixedClock:

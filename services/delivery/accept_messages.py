@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from servicekit.egress_urls import PUBLIC_ONLY, EgressPolicy, UrlNotAllowedError
 from servicekit.errors import Issue, ValidationError
 from servicekit.ids import new_id
 from servicekit.sms_text import measure
+from services.delivery import metrics
 from services.delivery.domain import (
     MAX_REF_LENGTH,
     MAX_TAG_LENGTH,
@@ -103,7 +105,7 @@ class AcceptMessages:
         self._validity = validity
         self._queue_of = queue_of  # the route in whose queue a message waits
         self._on_stored = on_stored
-        self._commits = Batcher(self._commit, max_size=MAX_CALLS_IN_COMMIT)
+        self._commits = Batcher(self._commit, max_size=MAX_CALLS_IN_COMMIT, name="accept")
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Accepted]:
         """Store all of them or none, repeats excepted, and return the answer to each.
@@ -112,7 +114,10 @@ class AcceptMessages:
         """
         if not 1 <= len(submissions) <= MAX_SUBMISSIONS:
             raise ValidationError([Issue(path="submissions", message=f"must be 1 to {MAX_SUBMISSIONS}")])
-        return await self._commits.submit([self._new_message(submission) for submission in submissions])
+        started = time.perf_counter()
+        accepted = await self._commits.submit([self._new_message(submission) for submission in submissions])
+        metrics.ACCEPT_SECONDS.observe(time.perf_counter() - started)
+        return accepted
 
     async def drain(self) -> None:
         """Return when every call has its answer."""
@@ -148,9 +153,14 @@ class AcceptMessages:
         return secrets.randbits(count) >> 5 << 5 | secrets.randbelow(self._shards)
 
     async def _commit(self, groups: Sequence[Sequence[NewMessage]]) -> list[list[Accepted]]:
-        accepted = iter(await self._store.add([message for group in groups for message in group]))
+        messages = [message for group in groups for message in group]
+        accepted = await self._store.add(messages)
         self._on_stored()
-        return [list(islice(accepted, len(group))) for group in groups]
+        stored = sum(answer.message_id == message.id for answer, message in zip(accepted, messages, strict=True))
+        metrics.accepted("stored").inc(stored)
+        metrics.accepted("known").inc(len(messages) - stored)
+        answers = iter(accepted)
+        return [list(islice(answers, len(group))) for group in groups]
 
 
 def _idempotency_key(submission: Submission, now: datetime) -> IdempotencyKey | None:

@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
+from services.delivery import metrics
 from services.delivery.webhook_schedule import Again, Done, GiveUp, Step, is_to_be_disabled, next_step
 from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Recorded, WebhookStore
 from services.delivery.webhooks import (
@@ -115,7 +116,7 @@ class DeliverWebhooks:
         self._in_flight: dict[asyncio.Task[None], ClaimedWebhook] = {}
         self._stopping = False
         self._leased_until = clock.now()  # when the first lease of what is in flight ends
-        self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT)
+        self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT, name="webhook_outcomes")
 
     @property
     def room(self) -> int:
@@ -235,6 +236,9 @@ class DeliverWebhooks:
             # The log says that the attempt is under way; whoever claims the delivery next makes another.
             log.error("webhook outcome not recorded", delivery=finished.delivery_id, attempt=finished.number)
             return None
+        metrics.webhooks(_outcome(finished)).inc()
+        if finished.milliseconds is not None:
+            metrics.WEBHOOK_SECONDS.observe(finished.milliseconds / 1000)
         log.info(
             "webhook finished" if recorded.kept else "webhook outlived its lease",
             delivery=finished.delivery_id,
@@ -280,6 +284,15 @@ class DeliverWebhooks:
             sleep=self._clock.sleep,
             reraise=True,
         )
+
+
+def _outcome(finished: FinishedWebhook) -> str:
+    """Return what became of an attempt, in one word."""
+    if not finished.is_wanted:
+        return "unwanted"
+    if finished.status is WebhookStatus.PENDING:
+        return "try_later" if finished.called else "put_off"
+    return finished.status.value
 
 
 def _put_off(claimed: ClaimedWebhook, problem: str, now: datetime) -> FinishedWebhook:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
 from servicekit.logs import masked_number
+from services.delivery import metrics
 from services.delivery.carrier_monitor import CarrierMonitor
 from services.delivery.carriers.base import Capability, OutboundMessage, Refused, SendResult, Taken, TryLater, Unknown
 from services.delivery.carriers.registry import Carriers
@@ -74,7 +76,7 @@ class Dispatcher:
         self._in_flight: dict[asyncio.Task[None], StartedAttempt] = {}
         self._stopping = False
         self._leased_until = clock.now()  # when the first lease of what is in flight ends
-        self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT)
+        self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT, name="outcomes")
 
     @property
     def room(self) -> int:
@@ -175,7 +177,10 @@ class Dispatcher:
     async def _send(self, attempt: StartedAttempt, *, probe: bool) -> None:
         await self._wait_for_slot(attempt)
         if probe or self._monitor.may_send(attempt.carrier):
+            started = time.perf_counter()
             result = _of_the_carrier(await self._call_carrier(attempt))
+            metrics.attempt_seconds(attempt.carrier).observe(time.perf_counter() - started)
+            metrics.attempts(attempt.carrier, OUTCOME_OF[type(result)].value).inc()
             await self._monitor.hear(attempt.carrier, result, probe=probe)
             finished = self._finished(attempt, result)
         else:

@@ -11,6 +11,7 @@ import structlog
 
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
+from services.delivery import metrics
 from services.delivery.carriers.base import Carrier, CarrierReceipt, CarrierReply, OutboundMessage
 from services.delivery.carriers.registry import Carriers
 from services.delivery.domain import MAX_CARRIER_ID_LENGTH, MAX_DETAIL_LENGTH, Message, Receipt
@@ -52,7 +53,7 @@ class FollowUp:
         self._replies = replies
         self._carriers = carriers
         self._clock = clock
-        self._receipts = Batcher(self._apply, max_size=RECEIPTS_IN_COMMIT)
+        self._receipts = Batcher(self._apply, max_size=RECEIPTS_IN_COMMIT, name="receipts")
         self._stopped_at: dict[
             tuple[str, str], Message
         ] = {}  # where the last round of look-ups did, by carrier and kind
@@ -70,6 +71,7 @@ class FollowUp:
             received_at=self._clock.now(),
         )
         result = await self._receipts.submit(told)
+        metrics.receipts(carrier, result.value).inc()
         log.info(
             _LOGGED[result],
             carrier=carrier,

@@ -9,6 +9,7 @@ import structlog
 from servicekit.clock import Clock
 from servicekit.ids import new_id
 from servicekit.logs import masked_number
+from services.delivery import metrics
 from services.delivery.carriers.base import CarrierReply
 from services.delivery.domain import Reply
 from services.delivery.optouts import OptOutWords
@@ -52,6 +53,8 @@ class ReceiveReply:
             received_at=now,
         )
         added = await self._store.add_reply(told, window_of=self._window_of, announce=self._announce, words=self._words)
+        if added.is_new:
+            metrics.replies("message" if added.reply.in_reply_to else "nothing").inc()
         await self._answer(added)
         log.info(
             "reply received" if added.is_new else "reply repeated",

@@ -37,6 +37,8 @@ from services.delivery.follow_up import FollowUp
 from services.delivery.housekeeping import Housekeeping
 from services.delivery.inbound_servicer import InboundServicer
 from services.delivery.installation import carriers_file
+from services.delivery.measure_queues import MeasureQueues
+from services.delivery.measure_receipts import measure_receipts
 from services.delivery.opt_outs_servicer import OptOutsServicer
 from services.delivery.optouts import OptOutWords
 from services.delivery.receive_callback import ReceiveCallback
@@ -100,6 +102,7 @@ class DeliveryService:
 
     def __init__(self, settings: DeliverySettings, database: Database, carriers: Carriers, clock: Clock) -> None:
         self.listen = settings.delivery_listen
+        self.metrics_listen = settings.delivery_metrics_listen
         self._drain_seconds = max(0.0, settings.drain_seconds - CALL_GRACE_SECONDS)
         self._callbacks_to = settings.egress_policy(settings.public_url)
         self._database = database
@@ -116,6 +119,7 @@ class DeliveryService:
             database,
             self._announcements.of_status,
             on_announced=lambda: self._webhook_worker.wake(),  # noqa: PLW0108  # the worker does not exist yet
+            on_moved=measure_receipts,
         )
         self._webhooks = SqlWebhookStore(database)
         self._egress = EgressClient(settings.egress_policy(settings.public_url), clock)
@@ -161,6 +165,14 @@ class DeliveryService:
             random=random.random,
             shards=range(settings.delivery_shards),
             renew_seconds=settings.lease_seconds / 3,
+        )
+        backlog = SqlBacklog(
+            database, shards=range(settings.delivery_shards), routes=[route.name for route in carriers.routes]
+        )
+        self._measuring = MeasureQueues(
+            queues=backlog,
+            carriers=self._monitor,
+            clock=clock,
         )
         self._accepting = AcceptMessages(
             store=self._store,
@@ -208,9 +220,7 @@ class DeliveryService:
 
         self._schema = migrations.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
         self._report = ReportStatus(
-            backlog=SqlBacklog(
-                database, shards=range(settings.delivery_shards), routes=[route.name for route in carriers.routes]
-            ),
+            backlog=backlog,
             carriers=self._monitor,
             loops=(self._worker, self._webhook_worker),
             clock=clock,
@@ -293,9 +303,11 @@ class DeliveryService:
             await carrier.start(self._follow_up)
         await self._worker.start()
         await self._webhook_worker.start()
+        await self._measuring.start()
 
     async def stop(self) -> None:
         """Finish what is in flight, then close carriers, channel and database."""
+        await self._measuring.stop()
         await asyncio.gather(self._worker.stop(self._drain_seconds), self._webhook_worker.stop(self._drain_seconds))
         for carrier in self._carriers:
             await carrier.stop()

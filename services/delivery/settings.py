@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -15,6 +16,9 @@ class DeliverySettings(EgressSettings):
     """What Delivery reads from the environment."""
 
     delivery_listen: Address = Field("127.0.0.1:7103", description="Where Delivery listens.")
+    delivery_metrics_listen: Address | Literal[""] = Field(
+        "127.0.0.1:7113", description="Where Prometheus reads Delivery's metrics; empty for nowhere."
+    )
     delivery_database_url: SecretStr = Field(
         SecretStr(""),
         description="`postgresql://user:password@host/name`; empty for a SQLite file in the data folder.",

@@ -82,12 +82,17 @@ class SqlMessageStore:
         database: Database,
         announce: Announce = lambda _message: (),
         on_announced: Callable[[], None] = lambda: None,
+        on_moved: Callable[[Sequence[Message]], None] = lambda _messages: None,
     ) -> None:
-        """Take whoever knows which webhooks want to hear of a message's status, and whoever brings that to them."""
+        """Take whoever knows which webhooks want to hear of a message's status, and whoever brings that to them.
+
+        `on_moved` is told of the messages to which receipts have given another status, once that is on disk.
+        """
         self._database = database
         self._announce = announce
         self._senders: frozenset[Sender] = frozenset()  # those that this process knows to be on disk
         self._on_announced = on_announced
+        self._on_moved = on_moved
 
     async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
         """Claim keys, then insert messages and due rows, in one transaction."""
@@ -238,9 +243,11 @@ class SqlMessageStore:
     async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[ReceiptResult]:
         """Find what they are about, then record those that are new and move their messages forward."""
         async with self._database.write() as connection:
-            results, moved = await sql_receipts.take_in(connection, receipts)
-            await self._tell(connection, await _messages(connection, moved))
-            return results
+            results, moved_ids = await sql_receipts.take_in(connection, receipts)
+            moved = await _messages(connection, moved_ids)
+            await self._tell(connection, moved)
+        self._on_moved(moved)
+        return results
 
     async def settle_parked(self, limit: int, *, since: datetime) -> int:
         """Read what may be applied, and apply it like any other receipt."""
@@ -249,11 +256,13 @@ class SqlMessageStore:
         if not parked:
             return 0
         async with self._database.write() as connection:
-            results, moved = await sql_receipts.take_in(connection, parked)
-            await self._tell(connection, await _messages(connection, moved))
+            results, moved_ids = await sql_receipts.take_in(connection, parked)
+            moved = await _messages(connection, moved_ids)
+            await self._tell(connection, moved)
             settled = [each for each, result in zip(parked, results, strict=True) if result is not ReceiptResult.PARKED]
             await sql_parked_receipts.remove(connection, settled)
-            return len(settled)
+        self._on_moved(moved)
+        return len(settled)
 
     async def remove_parked(self, before: datetime, *, kept: int, limit: int) -> int:
         """Rank each carrier's by time."""

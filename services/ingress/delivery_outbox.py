@@ -33,7 +33,7 @@ class DeliveryOutbox:
     def __init__(self, delivery: submission_service_pb2_grpc.SubmissionServiceAsyncStub) -> None:
         self._delivery = delivery
         self._batcher: Batcher[NewMessage, Outcome] = Batcher(
-            self._submit_together, max_size=MAX_MESSAGES_PER_CALL, concurrency=CALLS_AT_ONCE
+            self._submit_together, max_size=MAX_MESSAGES_PER_CALL, concurrency=CALLS_AT_ONCE, name="submit"
         )
 
     async def submit(self, message: NewMessage) -> AcceptedMessage:

@@ -15,7 +15,7 @@ import tenacity
 from servicekit import clients
 from servicekit.clock import Clock
 from servicekit.errors import Kind, NotFoundError, RemoteError, UnavailableError
-from services.ingress import convert
+from services.ingress import convert, metrics
 from services.ingress.domain import Integration
 from textway.integrations.v1 import registry_service_pb2_grpc
 from textway.integrations.v1.registry_service_pb2 import (
@@ -153,6 +153,7 @@ class IntegrationsReplica:
         while (response := await call.read()) is not grpc.aio.EOF:
             if snapshot is None:
                 self._integrations.apply(response)
+                metrics.INTEGRATIONS.set(len(self._integrations.by_id))
             else:
                 snapshot.apply(response)
                 if not response.snapshot_complete:
@@ -166,6 +167,8 @@ class IntegrationsReplica:
     def _begin(self, snapshot: _Integrations) -> None:
         self._integrations = snapshot
         self._is_live = True
+        metrics.WATCH_LIVE.set(1)
+        metrics.INTEGRATIONS.set(len(snapshot.by_id))
         self._lost_at = None
         self._fruitless_tries = 0
         self._first_snapshot.set()
@@ -174,6 +177,7 @@ class IntegrationsReplica:
     def _lose(self) -> None:
         if self._is_live:
             self._is_live = False
+            metrics.WATCH_LIVE.set(0)
             self._lost_at = self._clock.monotonic()
 
 

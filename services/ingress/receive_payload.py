@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -12,6 +13,7 @@ from servicekit.clock import Clock
 from servicekit.errors import NotFoundError
 from servicekit.ids import has_secret_form, has_valid_checksum
 from servicekit.logs import masked_number
+from services.ingress import metrics
 from services.ingress.domain import AcceptedMessage, Integration, NewMessage, Payload
 from services.ingress.errors import TenantInactiveError
 from services.ingress.read_payload import (
@@ -63,6 +65,7 @@ class ReceivePayload:
         The signature is checked over the bytes before anything parses them, and whether the request is a repeat is
         looked up last, in the transaction that stores the message.
         """
+        started = time.perf_counter()
         integration = await self._find(ingress_key)
         structlog.contextvars.bind_contextvars(integration_id=integration.id, tenant_id=integration.tenant_id)
         if not integration.tenant_active:
@@ -74,6 +77,8 @@ class ReceivePayload:
             raise trace.error
         message = message_of(integration, trace, idempotency_of(payload))
         accepted = await self._outbox.submit(message)
+        metrics.ACCEPT_SECONDS.observe(time.perf_counter() - started)
+        metrics.payloads(_result_of(accepted)).inc()
         log.info(
             "payload accepted",
             message_id=accepted.id,
@@ -93,3 +98,9 @@ class ReceivePayload:
         if not integration.answers_to(sha256, self._clock.now()):
             raise NotFoundError
         return integration
+
+
+def _result_of(accepted: AcceptedMessage) -> str:
+    if accepted.replayed:
+        return "replayed"
+    return "duplicate" if accepted.duplicate else "new"

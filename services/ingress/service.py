@@ -42,12 +42,14 @@ class IngressService:
         self,
         *,
         listen: str,
+        metrics_listen: str,
         servicers: tuple[IngressServicer, HealthServicer],
         replica: IntegrationsReplica,
         outbox: DeliveryOutbox,
         channels: Sequence[grpc.aio.Channel],
     ) -> None:
         self.listen = listen
+        self.metrics_listen = metrics_listen
         self._servicers = servicers
         self._replica = replica
         self._outbox = outbox
@@ -102,6 +104,7 @@ async def build(settings: IngressSettings, clock: Clock) -> IngressService:
     )
     return IngressService(
         listen=settings.ingress_listen,
+        metrics_listen=settings.ingress_metrics_listen,
         servicers=(ingress, HealthServicer(check_readiness=check_readiness)),
         replica=replica,
         outbox=outbox,

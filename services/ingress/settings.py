@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from servicekit.settings import Address, ProcessSettings
@@ -11,6 +13,9 @@ class IngressSettings(ProcessSettings):
     """Settings of the Ingress service."""
 
     ingress_listen: Address = Field("127.0.0.1:7102", description="Where Ingress is served.")
+    ingress_metrics_listen: Address | Literal[""] = Field(
+        "127.0.0.1:7112", description="Where Prometheus reads Ingress' metrics; empty for nowhere."
+    )
     integrations_address: Address = Field("127.0.0.1:7101", description="Where Integrations is reached.")
     delivery_address: Address = Field("127.0.0.1:7103", description="Where Delivery is reached.")
     known_for_seconds: float = Field(

@@ -62,6 +62,7 @@ class IntegrationsService:
 
     def __init__(self, *, settings: IntegrationsSettings, clock: Clock, database: Database, key_ring: KeyRing) -> None:
         self.listen = settings.integrations_listen
+        self.metrics_listen = settings.integrations_metrics_listen
         self._bootstrap_key = settings.bootstrap_key.get_secret_value() if settings.bootstrap_key else None
         self._database = database
         self._broadcaster: Broadcaster[Change] = Broadcaster(clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -16,6 +17,9 @@ class IntegrationsSettings(EgressSettings):
     """What the Integrations service reads from the environment."""
 
     integrations_listen: Address = Field("127.0.0.1:7101", description="Where Integrations is served, `host:port`.")
+    integrations_metrics_listen: Address | Literal[""] = Field(
+        "127.0.0.1:7111", description="Where Prometheus reads Integrations' metrics; empty for nowhere."
+    )
     integrations_database_url: SecretStr = Field(
         SecretStr(""),
         description="`postgresql://user:password@host/name`; empty for a SQLite file in the data folder.",

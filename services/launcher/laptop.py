@@ -23,6 +23,7 @@ from services.launcher.settings import LauncherSettings
 from services.launcher.supervision import Child, Folders, supervise
 
 SERVICES: Final = ("integrations", "delivery", "ingress")
+LISTENERS: Final = (*SERVICES, *(f"{name}_metrics" for name in SERVICES))
 PYTHON: Final = (sys.executable, "-m", "services")
 # Open files that the gateway needs for its 4,000 connections, and then some.
 OPEN_FILES: Final = 16_384
@@ -131,7 +132,7 @@ def _raise_open_files() -> None:
 
 
 def _addresses(settings: LauncherSettings) -> dict[str, str]:
-    given = {name: str(getattr(settings, f"{name}_listen")) for name in SERVICES}
+    given = {name: str(getattr(settings, f"{name}_listen")) for name in LISTENERS}
     with contextlib.ExitStack() as held:
         return {name: address or _free_address(held) for name, address in given.items()}
 
@@ -149,8 +150,10 @@ def _environment(settings: LauncherSettings, data_dir: Path, addresses: Mapping[
         "PUBLIC_URL": settings.public_url or settings.address,
         "EGRESS_ALLOW": settings.egress_allow,
     }
-    for name, address in addresses.items():
-        values[f"{name.upper()}_LISTEN"] = values[f"{name.upper()}_ADDRESS"] = address
+    for name in SERVICES:
+        values[f"{name.upper()}_ADDRESS"] = addresses[name]
+    for name in LISTENERS:
+        values[f"{name.upper()}_LISTEN"] = addresses[name]
     return {f"{ENV_PREFIX}{name}": value for name, value in values.items()}
 
 

@@ -137,7 +137,7 @@ async def _keys() -> AsyncIterator[keys_service_pb2_grpc.KeysServiceAsyncStub]:
 
 @contextlib.asynccontextmanager
 async def _own_integrations(settings: IntegrationsSettings) -> AsyncIterator[str]:
-    here = settings.model_copy(update={"integrations_listen": "127.0.0.1:0"})
+    here = settings.model_copy(update={"integrations_listen": "127.0.0.1:0", "integrations_metrics_listen": ""})
     await integrations.migrate(here)
     service = await integrations.build(here, SystemClock())
     running = await RunningServer.start([service], here)

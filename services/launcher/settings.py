@@ -50,6 +50,15 @@ class LauncherSettings(ProcessSettings):
     delivery_listen: Address | Literal[""] = Field(
         "", description="Where Delivery listens; `up` takes a free port when empty."
     )
+    integrations_metrics_listen: Address | Literal[""] = Field(
+        "", description="Where Integrations shows its metrics; `up` takes a free port when empty."
+    )
+    ingress_metrics_listen: Address | Literal[""] = Field(
+        "", description="Where Ingress shows its metrics; `up` takes a free port when empty."
+    )
+    delivery_metrics_listen: Address | Literal[""] = Field(
+        "", description="Where Delivery shows its metrics; `up` takes a free port when empty."
+    )
 
     @property
     def address(self) -> str:

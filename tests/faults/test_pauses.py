@@ -38,6 +38,7 @@ def another_delivery(campaign: Campaign, log: Path) -> Iterator[int]:
     environment = {
         **campaign.product.environment,
         "TEXTWAY_DELIVERY_LISTEN": f"127.0.0.1:{free_port()}",
+        "TEXTWAY_DELIVERY_METRICS_LISTEN": "",
         "TEXTWAY_INTEGRATIONS_ADDRESS": str(integrations),
     }
     with log.open("w") as output:

@@ -61,7 +61,7 @@ class FakeRegistry(RegistryServiceServicer):
     grpc_services = ("textway.integrations.v1.RegistryService",)
 
     def __init__(self, listen: str) -> None:
-        self.listen = listen
+        self.listen, self.metrics_listen = listen, ""
         self.tenants_by_key: dict[str, str] = {}
         self.asked: list[str] = []
         self.integrations: dict[tuple[str, str], registry_service_pb2.IntegrationTarget] = {}

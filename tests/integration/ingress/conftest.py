@@ -55,7 +55,7 @@ class FakeRegistry(RegistryServiceServicer):
     grpc_services = ("textway.integrations.v1.RegistryService",)
 
     def __init__(self, listen: str) -> None:
-        self.listen = listen
+        self.listen, self.metrics_listen = listen, ""
         self.known: dict[str, registry_v1.IntegrationConfig] = {}
         self.tenants_by_key: dict[str, str] = {}
         self.revision = 1
@@ -149,7 +149,7 @@ class FakeDelivery(SubmissionServiceServicer):
     grpc_services = ("textway.delivery.v1.SubmissionService",)
 
     def __init__(self, listen: str) -> None:
-        self.listen = listen
+        self.listen, self.metrics_listen = listen, ""
         self.calls: list[list[delivery_v1.Submission]] = []
         # By integration and key: the hash of the first request, and its answer.
         self.requests: dict[tuple[str, str], tuple[bytes, delivery_v1.AcceptedMessage]] = {}

@@ -137,7 +137,9 @@ def test_tells_other_commands_where_the_services_are(up: Up) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
 
-    assert set(addresses) == {"integrations", "ingress", "delivery", "gateway"}
+    services = ("integrations", "ingress", "delivery")
+    assert set(addresses) == {*services, *(f"{name}_metrics" for name in services), "gateway"}
+    assert len(set(addresses.values())) == len(addresses)
     assert mode == 0o600
     assert not file.exists()
 
@@ -148,6 +150,7 @@ def test_gives_each_service_its_settings_by_the_environment(up: Up) -> None:
     ingress, delivery = up.environment_of("ingress"), up.environment_of("delivery")
 
     assert ingress["TEXTWAY_DELIVERY_ADDRESS"] == delivery["TEXTWAY_DELIVERY_LISTEN"]
+    assert ingress["TEXTWAY_INGRESS_METRICS_LISTEN"] != delivery["TEXTWAY_DELIVERY_METRICS_LISTEN"]
     assert ingress["TEXTWAY_PUBLIC_URL"] == f"http://127.0.0.1:{up.port}"
     assert Path(delivery["TEXTWAY_DATA_DIR"]).is_absolute()
     assert delivery["TEXTWAY_BOOTSTRAP_KEY"] == "sk_live_secret"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import socket
@@ -14,6 +15,7 @@ import pytest
 import structlog
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import REGISTRY
 
 from servicekit import calls, clients
 from servicekit.errors import InternalError, Issue, NotFoundError, ServiceError, UnavailableError, ValidationError
@@ -33,6 +35,7 @@ from textway.integrations.v1.registry_service_pb2_grpc import (
 )
 
 SECRET = "password=hunter2"
+CHECK_LIVE = "textway.ingress.v1.HealthService/CheckLive"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -40,6 +43,8 @@ class Probe(HealthServiceServicer, RegistryServiceServicer):
     """A service that does in its calls what a test tells it, and writes down what is done with it."""
 
     grpc_services = ("textway.ingress.v1.HealthService", "textway.integrations.v1.RegistryService")
+
+    metrics_listen = ""
 
     def __init__(self, name: str = "probe", listen: str = "127.0.0.1:0", told: list[str] | None = None) -> None:
         self.name = name
@@ -157,7 +162,7 @@ async def test_a_defects_text_reaches_the_log_and_never_the_client(probe, client
     assert SECRET not in told(error)
     (line,) = [line for line in lines if line["log_level"] == "error"]
     assert line["exc_info"] is defect
-    assert line["method"] == "/textway.ingress.v1.HealthService/CheckLive"
+    assert line["rpc"] == CHECK_LIVE
 
 
 async def test_a_defect_in_a_stream_reaches_the_log_and_never_the_client(probe, channel):
@@ -239,6 +244,51 @@ async def test_an_abort_on_purpose_passes_as_it_is(probe, client):
     assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "on purpose")
     assert dict(error.trailing_metadata()) == {"x-own": "1"}
     assert lines == []
+
+
+def counted(code: str) -> float:
+    return REGISTRY.get_sample_value("textway_grpc_requests_total", {"method": CHECK_LIVE, "code": code}) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(None, "OK"), (NotFoundError(), "NOT_FOUND"), (RuntimeError(SECRET), "INTERNAL"), ("abort", "DATA_LOSS")],
+)
+async def test_counts_each_call_by_the_code_that_its_caller_gets(probe, client, failure, code):
+    async def answer(context: Context) -> str:
+        if failure == "abort":
+            await context.abort(grpc.StatusCode.DATA_LOSS, "on purpose")
+        if isinstance(failure, Exception):
+            raise failure
+        return "live"
+
+    probe.answer = answer
+    before = counted(code)
+
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await client.CheckLive(health_v1.CheckLiveRequest())
+
+    assert counted(code) == before + 1
+
+
+async def test_counts_a_call_whose_caller_went_away_as_cancelled(probe, client):
+    begun = asyncio.Event()
+
+    async def answer(_: Context) -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    probe.answer = answer
+    before = counted("CANCELLED")
+
+    call = client.CheckLive(health_v1.CheckLiveRequest())
+    await asyncio.wait_for(begun.wait(), 10)
+    call.cancel()
+
+    async with asyncio.timeout(10):
+        while counted("CANCELLED") == before:
+            await asyncio.sleep(0.001)
 
 
 async def test_the_interceptor_has_no_word_about_a_method_that_does_not_exist(channel):
