@@ -49,7 +49,7 @@ bench: setup ## Measure the product; BENCH='campaign --short' and others: benchm
 	$(BIN)/python -m benchmarks $(BENCH)
 
 bench-micro: setup ## Measure the single steps of a message's way.
-	$(PYTEST) benchmarks/micro --benchmark-disable-gc --timeout=0
+	$(PYTEST) benchmarks/micro --benchmark-disable-gc --timeout=0 --benchmark-columns=min,median,max,rounds $(MICRO)
 
 check: setup ## Format, lint, types, import rules, proto lint, generated files.
 	$(BIN)/ruff format --check .

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from benchmarks import campaign, databases, machine, plot, profiles, report
+from benchmarks import campaign, databases, long_runs, machine, plot, profiles, report
+from benchmarks.long_runs import Finding
 from benchmarks.stage import Stage, staged
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
@@ -39,7 +39,7 @@ def main() -> None:
 def run_campaign(engines: Sequence[str], repeats: int, seconds: float, *, short: bool) -> None:
     """Everything but the long runs: the ceiling, saturation, fixed rates, on each engine."""
     plan = campaign.Plan(
-        engines=engines or databases.ENGINES,
+        engines=_chosen(engines),
         repeats=1 if short else repeats,
         seconds=seconds,
         connections=(campaign.SATURATED,) if short else campaign.ALL_CONNECTIONS,
@@ -55,7 +55,7 @@ def run_campaign(engines: Sequence[str], repeats: int, seconds: float, *, short:
 def bulk(engines: Sequence[str], repeats: int, seconds: float) -> None:
     """Post a hundred messages in one request."""
     plan = campaign.Plan(
-        engines=engines or databases.ENGINES,
+        engines=_chosen(engines),
         repeats=repeats,
         seconds=seconds,
         connections=(campaign.SATURATED,),
@@ -70,15 +70,41 @@ def bulk(engines: Sequence[str], repeats: int, seconds: float) -> None:
 @click.option("--seconds", default=10.0, show_default=True)
 def profile(engines: Sequence[str], seconds: float) -> None:
     """Sample Ingress and Delivery at saturation; the stacks go to a folder for `flamegraph.pl` or speedscope."""
-    with _folder() as folder:
-        for engine in engines or databases.ENGINES:
+    with databases.temporary_folder() as folder:
+        for engine in _chosen(engines):
             with _staged(folder, engine) as stage:
                 for each in profiles.record(stage, RESULTS / f"profile-{engine}", seconds, click.echo):
                     click.echo(f"\n{engine}, {profiles.text(each)}\n\n{each.stacks}")
 
 
+def _long_run(name: str, help_text: str, run: Callable[[long_runs.Bench], list[Finding]]) -> None:
+    @main.command(name, help=help_text)
+    @engines_option
+    def command(engines: Sequence[str]) -> None:
+        found: dict[str, list[Finding]] = {}
+        with databases.temporary_folder() as folder:
+            facts = machine.describe(folder)
+            with databases.running_postgres(folder, wanted=databases.POSTGRESQL in _chosen(engines)) as server:
+                for engine in _chosen(engines):
+                    with long_runs.bench(folder, engine, server, click.echo) as here:
+                        found[engine] = run(here)
+                    click.echo(f"\n{engine}, {name}\n{report.findings(found[engine])}\n")
+        content = {engine: [asdict(each) for each in findings] for engine, findings in found.items()}
+        click.echo(_write(facts, name, {"machine": asdict(facts), "findings": content}))
+
+
+_long_run("soak", "A minute at saturation.", long_runs.soak)
+_long_run("idle", "What it uses when there is nothing to do.", long_runs.idle)
+_long_run("backlog", "200,000 messages queued while the carrier is away.", long_runs.backlog)
+_long_run("aged", "A million finished messages in the database.", long_runs.aged)
+
+
+def _chosen(engines: Sequence[str]) -> Sequence[str]:
+    return engines or databases.ENGINES
+
+
 def _run_and_report(plan: campaign.Plan, name: str) -> None:
-    with _folder() as folder:
+    with databases.temporary_folder() as folder:
         facts = machine.describe(folder)
         results = campaign.run(plan, folder, click.echo)
     path = _write(facts, name, report.as_json(facts, results))
@@ -91,16 +117,6 @@ def _write(facts: machine.Machine, name: str, content: dict[str, Any]) -> Path:
     path = RESULTS / f"{facts.at[:19].replace(':', '')}-{facts.commit}-{name}.json"
     path.write_text(json.dumps(content, indent=1))
     return path
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="textway-bench-"))
-    folder.chmod(0o711)  # PostgreSQL runs as another user
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

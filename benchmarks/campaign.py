@@ -57,6 +57,7 @@ class Peers:
 class Results:
     """Everything that was measured."""
 
+    items: int = 1  # messages a request
     peers: list[Peers] = field(default_factory=list)
     ceilings: list[Ceiling] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Results:
 
 def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Results:
     """Run it all."""
-    results = Results()
+    results = Results(items=plan.items)
     with databases.running_postgres(folder, wanted=databases.POSTGRESQL in plan.engines) as server:
         for repeat in range(plan.repeats):
             results.peers.append(measure_peers(min(plan.seconds, 3.0)))

@@ -28,6 +28,17 @@ class Databases:
 
 
 @contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Have a folder meanwhile in which PostgreSQL, which runs as another user, can have one of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="textway-bench-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def fresh(engine: str, server: PostgresServer | str | None) -> Iterator[Databases]:
     """Have empty databases meanwhile."""
     if engine == SQLITE or server is None:

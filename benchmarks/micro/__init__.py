@@ -1,0 +1,1 @@
+"""Single steps of a message's way, measured by pytest-benchmark: `make bench-micro`."""
