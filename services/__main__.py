@@ -1,4 +1,7 @@
-"""`textway`: the one command of the product."""
+"""`textway`: the one command of the product.
+
+A command imports what it runs, so that a service's process holds what that service needs and no more.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import uvloop
 
-from servicekit import logs, tls
+from servicekit import logs
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
-from servicekit.server import serve_until_signal
 from servicekit.settings import ProcessSettings, SettingsError, load
-from services.delivery.installation.carriers_file import CarriersFileError
-from services.launcher import carriers_command, certificates, laptop, operating, sending, status_command
 from services.launcher.parts import PARTS
-from services.launcher.settings import LauncherSettings
 
 Result = TypeVar("Result")
 
 PART_NAMES = click.Choice(list(PARTS))
+TEST_TEXT = "Textway test message"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,13 +37,27 @@ def cli() -> None:
 @cli.command()
 def up() -> None:
     """Run the whole product in the foreground: gateway, services, SQLite files, simulated carrier."""
-    sys.exit(laptop.run_up(load(LauncherSettings), announce=operating.announce))
+    from services.launcher import laptop
+    from services.launcher.settings import LauncherSettings
+
+    sys.exit(laptop.run_up(load(LauncherSettings), announce=laptop.greet))
+
+
+@cli.command(hidden=True)
+@click.argument("address")
+def greet(address: str) -> None:
+    """Say what `up` says when all is serving. A process of its own, whose libraries go with it."""
+    from services.launcher import operating
+
+    operating.announce(address)
 
 
 @cli.command()
 @click.argument("names", nargs=-1, required=True, type=PART_NAMES)
 def serve(names: tuple[str, ...]) -> None:
     """Serve any of the services in this process, until SIGTERM."""
+    from servicekit import tls
+
     settings = load(ProcessSettings)
     tls.identity(settings)  # before anything is built that would have to be closed
     logs.configure(service="+".join(names), level=settings.log_level, log_format=settings.log_format)
@@ -52,6 +65,8 @@ def serve(names: tuple[str, ...]) -> None:
 
 
 async def _serve(names: tuple[str, ...], settings: ProcessSettings) -> None:
+    from servicekit.server import serve_until_signal
+
     services = [await part.build(SystemClock()) for name, part in PARTS.items() if name in names]
     await serve_until_signal(services, settings)
 
@@ -68,6 +83,8 @@ def migrate(names: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what a machine reads.")
 def status(*, as_json: bool) -> None:
     """Show every replica, the queue, the webhooks and the carriers; exit with 1 when something is not ready."""
+    from services.launcher import status_command
+
     report = _run(status_command.ask())
     click.echo(status_command.as_json(report) if as_json else status_command.as_text(report))
     sys.exit(0 if report.is_ready else 1)
@@ -78,6 +95,8 @@ def status(*, as_json: bool) -> None:
 @click.argument("text")
 def send(to: str, text: str) -> None:
     """Send one message through the gateway, with the API key in TEXTWAY_API_KEY, and tell what became of it."""
+    from services.launcher import sending
+
     sending.send(to, text)
 
 
@@ -90,6 +109,9 @@ def carriers() -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 def check_carriers(file: Path | None) -> None:
     """Check FILE, or the one that TEXTWAY_CARRIERS names: every error in one go, and never a secret."""
+    from services.delivery.installation.carriers_file import CarriersFileError
+    from services.launcher import carriers_command
+
     try:
         click.echo(carriers_command.check(file))
     except CarriersFileError as error:
@@ -100,9 +122,11 @@ def check_carriers(file: Path | None) -> None:
 @carriers.command("test")
 @click.argument("name")
 @click.option("--live", metavar="NUMBER", help="Send one real message to this number through the carrier NAME.")
-@click.option("--text", default=carriers_command.TEST_TEXT, show_default=True, help="What the real message says.")
+@click.option("--text", default=TEST_TEXT, show_default=True, help="What the real message says.")
 def test_carrier(name: str, live: str | None, text: str) -> None:
     """Try a definition, or the one that a carrier of the file follows, against the answers in its fixtures."""
+    from services.launcher import carriers_command
+
     report = _run(carriers_command.send_one(name, live, text) if live else carriers_command.try_fixtures(name))
     click.echo(report.text)
     sys.exit(0 if report.is_good else 1)
@@ -111,6 +135,8 @@ def test_carrier(name: str, live: str | None, text: str) -> None:
 @carriers.command("list")
 def list_carriers() -> None:
     """Show how the carriers of the running product are, with the API key in TEXTWAY_API_KEY."""
+    from services.launcher import carriers_command
+
     click.echo(carriers_command.running())
 
 
@@ -124,6 +150,8 @@ def keys() -> None:
 @click.option("--name", default="", help="What the key is for.")
 def create_key(tenant: str, name: str) -> None:
     """Make a key and show it, this once."""
+    from services.launcher import operating
+
     click.echo(_run(operating.create_key(tenant, name)))
 
 
@@ -131,6 +159,8 @@ def create_key(tenant: str, name: str) -> None:
 @click.option("--tenant", default="", help="Id or name; the default tenant when left out.")
 def list_keys(tenant: str) -> None:
     """List a tenant's keys, without their secrets."""
+    from services.launcher import operating
+
     click.echo(_run(operating.list_keys(tenant)))
 
 
@@ -138,6 +168,8 @@ def list_keys(tenant: str) -> None:
 @click.argument("key_id")
 def revoke_key(key_id: str) -> None:
     """Make a key useless at once."""
+    from services.launcher import operating
+
     click.echo(_run(operating.revoke_key(key_id)))
 
 
@@ -150,12 +182,16 @@ def tenants() -> None:
 @click.argument("name")
 def create_tenant(name: str) -> None:
     """Make a tenant."""
+    from services.launcher import operating
+
     click.echo(_run(operating.create_tenant(name)))
 
 
 @tenants.command("list")
 def list_tenants() -> None:
     """List all tenants."""
+    from services.launcher import operating
+
     click.echo(_run(operating.list_tenants()))
 
 
@@ -163,6 +199,8 @@ def list_tenants() -> None:
 @click.argument("tenant")
 def suspend_tenant(tenant: str) -> None:
     """Refuse a tenant's calls and payloads."""
+    from services.launcher import operating
+
     click.echo(_run(operating.set_tenant_active(tenant, active=False)))
 
 
@@ -170,6 +208,8 @@ def suspend_tenant(tenant: str) -> None:
 @click.argument("tenant")
 def resume_tenant(tenant: str) -> None:
     """Let a suspended tenant work again."""
+    from services.launcher import operating
+
     click.echo(_run(operating.set_tenant_active(tenant, active=True)))
 
 
@@ -178,6 +218,8 @@ def resume_tenant(tenant: str) -> None:
 @click.option("--name", "names", multiple=True, help="A further name or address of the processes; may be repeated.")
 def make_certificates(folder: Path, names: tuple[str, ...]) -> None:
     """Make a private authority in FOLDER and a certificate for each process, or renew them (docs/guides/secure.md)."""
+    from services.launcher import certificates
+
     for file in certificates.write(folder, names):
         click.echo(file)
 
@@ -185,11 +227,15 @@ def make_certificates(folder: Path, names: tuple[str, ...]) -> None:
 @cli.command("rotate-key-ring")
 def rotate_key_ring() -> None:
     """Encrypt every secret at rest with a new key. Integrations must be stopped."""
+    from services.launcher import operating
+
     _run(operating.rotate_key_ring())
     click.echo("every secret is encrypted with the new key")
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    import uvloop
+
     return uvloop.run(work)
 
 

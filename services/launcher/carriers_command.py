@@ -37,7 +37,6 @@ from services.launcher import public_api
 from services.launcher.tables import table
 
 SEND_SECONDS: Final = 20.0
-TEST_TEXT: Final = "Textway test message"
 
 
 class CarrierCommandError(ServiceError):

@@ -191,5 +191,10 @@ def _get(settings: LauncherSettings, path: str) -> tuple[int, str]:
         connection.close()
 
 
+def greet(address: str) -> None:
+    """Greet whoever ran `up`, by a process of its own: what it takes to make the first key is not needed any more."""
+    subprocess.run([*PYTHON, "greet", address], check=False)
+
+
 def _report(sentence: str) -> None:
     print(f"textway: {sentence}", file=sys.stderr, flush=True)

@@ -1,20 +1,22 @@
-"""The services that make up the product, by name, in the order in which they start: the one list."""
+"""The services that make up the product, by name, in the order in which they start: the one list.
+
+A service is imported by who builds it: a process of one must not hold the libraries of the others, 50 MiB of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from servicekit.clock import Clock
-from servicekit.server import Service
 from servicekit.settings import ProcessSettings, load
-from services.delivery import service as delivery
 from services.delivery.settings import DeliverySettings
-from services.ingress import service as ingress
 from services.ingress.settings import IngressSettings
-from services.integrations import service as integrations
 from services.integrations.settings import IntegrationsSettings
+
+if TYPE_CHECKING:
+    from servicekit.server import Service
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +29,20 @@ class Part:
 
 
 async def _build_integrations(clock: Clock) -> Service:
+    from services.integrations import service as integrations
+
     return await integrations.build(load(IntegrationsSettings), clock)
 
 
 async def _migrate_integrations() -> None:
+    from services.integrations import service as integrations
+
     await integrations.migrate(load(IntegrationsSettings))
 
 
 async def _build_ingress(clock: Clock) -> Service:
+    from services.ingress import service as ingress
+
     return await ingress.build(load(IngressSettings), clock)
 
 
@@ -43,10 +51,14 @@ async def _migrate_nothing() -> None:
 
 
 async def _build_delivery(clock: Clock) -> Service:
+    from services.delivery import service as delivery
+
     return await delivery.build(load(DeliverySettings), clock)
 
 
 async def _migrate_delivery() -> None:
+    from services.delivery import service as delivery
+
     await delivery.migrate(load(DeliverySettings))
 
 
