@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -37,6 +37,9 @@ class Engine(Protocol):
         self, *, patience_seconds: float
     ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
         """Give a connection on which each statement commits by itself, where the engine can do that."""
+
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """Call `heard` with the text of each notification; end with an outage."""
 
     def is_outage(self, error: Exception) -> bool:
         """Tell an outage, after which the same may be tried again, from a defect."""
@@ -106,6 +109,15 @@ class Database:
         async with self._transaction(writes=False, patience_seconds=patience_seconds) as connection:
             yield connection
 
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """Call `heard` with the text of each notification that comes on a channel, until the connection is lost.
+
+        Ends by UnavailableError. A notification may be lost, so that it can only save waiting. SQLite has none: there
+        nobody else writes. It takes one connection of the pool for as long as it runs.
+        """
+        with self._outages_told(self._meters[False]):
+            await self._engine.listen(channel, heard)
+
     @contextlib.asynccontextmanager
     async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
         """Give a connection for statements that PostgreSQL runs in no transaction; on SQLite it is one of `write`."""
@@ -126,11 +138,22 @@ class Database:
         wanted_at, had_at = time.perf_counter(), 0.0
         meter.waiting.inc()
         try:
-            async with opened as connection:
-                had_at = time.perf_counter()
+            with self._outages_told(meter):
+                async with opened as connection:
+                    had_at = time.perf_counter()
+                    meter.waiting.dec()
+                    meter.wait_seconds.observe(had_at - wanted_at)
+                    yield connection
+        finally:
+            if had_at:
+                meter.transaction_seconds.observe(time.perf_counter() - had_at)
+            else:
                 meter.waiting.dec()
-                meter.wait_seconds.observe(had_at - wanted_at)
-                yield connection
+
+    @contextlib.contextmanager
+    def _outages_told(self, meter: DatabaseMeter) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             if not self._engine.is_outage(error):
                 raise
@@ -138,11 +161,6 @@ class Database:
             cause = error.__cause__ or error
             log.warning("database unavailable", error=f"{type(cause).__name__}: {cause}")
             raise UnavailableError("The database can not be used just now. Send the request again.") from error
-        finally:
-            if had_at:
-                meter.transaction_seconds.observe(time.perf_counter() - had_at)
-            else:
-                meter.waiting.dec()
 
     async def close(self) -> None:
         """Close every connection and let go of the file."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Protocol, cast
 
+import asyncpg
 import structlog
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL, ExceptionContext
@@ -24,6 +25,8 @@ STATEMENT_MS: Final = 1500
 LOCK_MS: Final = 1000
 # A process that is paused inside a transaction must not hold its rows for longer than a lease.
 IDLE_IN_TRANSACTION_MS: Final = 10_000
+# How often a connection that only listens is asked for a sign of life.
+LISTENING_CHECK_SECONDS: Final = 5.0
 
 _SESSION: Final[Mapping[str, str]] = {
     "statement_timeout": str(STATEMENT_MS),
@@ -67,6 +70,9 @@ class Driver(Protocol):
 
     def terminate(self) -> None:
         """Close it at once."""
+
+    async def add_listener(self, channel: str, callback: Callable[[object, int, str, str], None]) -> None:
+        """Call back for each notification."""
 
     async def fetchrow(self, query: str) -> Mapping[str, str]:
         """Return the first row."""
@@ -151,6 +157,20 @@ class PostgresEngine:
                 # Its settings and its locks end with it.
                 await asyncio.shield(connection.invalidate())
 
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """See Engine."""
+        async with asyncio.timeout(CONNECT_SECONDS):
+            connection = await self._engine.connect()
+        driver = cast("Driver", (await connection.get_raw_connection()).driver_connection)
+        try:
+            await _listen(driver, channel, heard)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise ConnectionError(f"a connection that listened is lost: {type(error).__name__}") from error
+        finally:
+            # It would go on listening in the pool.
+            driver.terminate()
+            await asyncio.shield(connection.close())
+
     def is_outage(self, error: Exception) -> bool:
         """See Engine."""
         if isinstance(error, DBAPIError):
@@ -183,6 +203,15 @@ class PostgresEngine:
             self._breaks += 1
             # The pool would say goodbye on each of its connections, and wait for the answer of a server that is away.
             context.invalidate_pool_on_disconnect = False
+
+
+async def _listen(driver: Driver, channel: str, heard: Callable[[str], None]) -> None:
+    async with asyncio.timeout(CONNECT_SECONDS):
+        await driver.add_listener(channel, lambda _connection, _process, _channel, payload: heard(payload))
+    while True:
+        await asyncio.sleep(LISTENING_CHECK_SECONDS)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await driver.execute("SELECT 1")
 
 
 def _forget_values(error: BaseException) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -97,6 +97,10 @@ class SqliteEngine:
         if self._writer is self._reader:
             return {}
         return {"writer": cast("Pool", self._writer.pool), "readers": cast("Pool", self._reader.pool)}
+
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:  # noqa: ARG002  # there is no news
+        """See Engine."""
+        await asyncio.Event().wait()
 
     async def close(self) -> None:
         """Close every connection and let go of the file."""
