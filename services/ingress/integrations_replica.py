@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 import grpc
@@ -27,6 +28,10 @@ from textway.integrations.v1.registry_service_pb2 import (
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 1.0
 RESOLVE_SECONDS: Final = 1.0
+# Of the time for which a pong is good: two may be lost.
+PINGS_IN_THAT_TIME: Final = 3
+# A watch on which no ping is answered for so long is given up for another one, perhaps of another process.
+SILENCE_SECONDS: Final = 2.0
 PART: Final = "Integrations"
 
 log = structlog.get_logger(__name__)
@@ -36,12 +41,18 @@ class WatchEndedError(Exception):
     """Integrations closed the watch."""
 
 
+class WatchSilentError(Exception):
+    """Integrations does not answer on the watch any more."""
+
+
 class IntegrationsReplica:
     """Answers from a copy that Integrations keeps fresh.
 
     While the watch is live the copy is exact: a change is answered to its author only when this copy has acknowledged
-    it, or its watch has been cut off. So an unknown key is nobody's, and no call is made for it. When the watch is
-    broken, what is known serves for `known_for_seconds`; anything else is asked for, key by key, or can not be told.
+    it, or its watch is live no longer. So an unknown key is nobody's, and no call is made for it. The watch is live
+    for a moment after each ping that is answered, counted from when the ping was sent, so that a connection which
+    nobody answers on is not taken for a quiet one. When the watch is not live, what is known serves for
+    `known_for_seconds`; anything else is asked for, key by key, or can not be told.
     """
 
     def __init__(
@@ -57,8 +68,7 @@ class IntegrationsReplica:
         self._known_for_seconds = known_for_seconds
         self._jitter = jitter
         self._integrations = _Integrations()
-        self._is_live = False
-        self._lost_at: float | None = None
+        self._exact_until: float | None = None  # None before the first snapshot
         self._fruitless_tries = 0
         self._first_snapshot = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
@@ -101,15 +111,19 @@ class IntegrationsReplica:
         """Tell whether payloads can be taken, and what is wrong with the watch."""
         if self._is_live:
             return True, ""
-        if self._lost_at is None:
+        if self._exact_until is None:
             return False, "has not heard from Integrations yet"
-        seconds = int(self._clock.monotonic() - self._lost_at)
+        seconds = int(self._clock.monotonic() - self._exact_until)
         return self._may_serve(), f"lost its watch of Integrations {seconds} s ago and goes on with what it knows"
 
+    @property
+    def _is_live(self) -> bool:
+        return self._exact_until is not None and self._clock.monotonic() < self._exact_until
+
     def _may_serve(self) -> bool:
-        if self._is_live:
-            return True
-        return self._lost_at is not None and self._clock.monotonic() - self._lost_at < self._known_for_seconds
+        if self._exact_until is None:
+            return False
+        return self._clock.monotonic() < self._exact_until + self._known_for_seconds
 
     async def _resolve(self, sha256: bytes) -> Integration:
         request = ResolveIngressKeyRequest(sha256=sha256)
@@ -138,9 +152,10 @@ class IntegrationsReplica:
     async def _watch_once(self) -> None:
         watch: Any = self._registry.WatchIntegrations  # Any: the stub's type has only the form with an iterator
         call = watch()
+        stream = _Stream(call, self._clock)
         try:
-            await call.write(WatchIntegrationsRequest())
-            await self._follow(call)
+            await stream.write(WatchIntegrationsRequest())
+            await _until_first_ends(self._follow(stream), stream.ping(self._show))
         except Exception as error:
             log.warning("watch of integrations broke", error=_cause(error), try_number=self._fruitless_tries + 1)
             raise
@@ -148,9 +163,9 @@ class IntegrationsReplica:
             self._lose()
             call.cancel()
 
-    async def _follow(self, call: Any) -> None:  # Any: grpc.aio has no type for a stream of a stub
+    async def _follow(self, stream: _Stream) -> None:
         snapshot: _Integrations | None = _Integrations()
-        while (response := await call.read()) is not grpc.aio.EOF:
+        while (response := await stream.read()) is not grpc.aio.EOF:
             if snapshot is None:
                 self._integrations.apply(response)
                 metrics.INTEGRATIONS.set(len(self._integrations.by_id))
@@ -158,27 +173,99 @@ class IntegrationsReplica:
                 snapshot.apply(response)
                 if not response.snapshot_complete:
                     continue
-                self._begin(snapshot)
+                self._begin(snapshot, stream, response.exact_for_ms / 1000)
                 snapshot = None
+            if response.pong:
+                self._live_until(stream.good_until(response.pong))
             if response.revision:  # a change in several pages has its revision on the last
-                await call.write(WatchIntegrationsRequest(applied_revision=response.revision))
+                await stream.write(WatchIntegrationsRequest(applied_revision=response.revision))
         raise WatchEndedError
 
-    def _begin(self, snapshot: _Integrations) -> None:
+    def _begin(self, snapshot: _Integrations, stream: _Stream, exact_seconds: float) -> None:
         self._integrations = snapshot
-        self._is_live = True
-        metrics.WATCH_LIVE.set(1)
         metrics.INTEGRATIONS.set(len(snapshot.by_id))
-        self._lost_at = None
         self._fruitless_tries = 0
-        self._first_snapshot.set()
+        if exact_seconds:
+            # Known, but not exact before the first pong.
+            self._exact_until = self._clock.monotonic()
+            stream.begin_pings(exact_seconds)
+        else:
+            self._live_until(math.inf)
         log.info("integrations known", count=len(snapshot.by_id))
+
+    def _live_until(self, moment: float) -> None:
+        self._exact_until = moment
+        self._show()
+        self._first_snapshot.set()
 
     def _lose(self) -> None:
         if self._is_live:
-            self._is_live = False
-            metrics.WATCH_LIVE.set(0)
-            self._lost_at = self._clock.monotonic()
+            self._exact_until = self._clock.monotonic()
+        self._show()
+
+    def _show(self) -> None:
+        metrics.WATCH_LIVE.set(int(self._is_live))
+
+
+class _Stream:
+    """One watch: what goes out in turns, and the pings."""
+
+    def __init__(self, call: Any, clock: Clock) -> None:  # Any: grpc.aio has no type for a stream of a stub
+        self._call = call
+        self._clock = clock
+        self._in_turns = asyncio.Lock()  # grpc.aio takes one message at a time
+        self._exact_seconds = 0.0
+        self._begun = asyncio.Event()
+        self._sent_at: dict[int, float] = {}
+        self._answered_at = 0.0
+
+    async def read(self) -> Any:  # Any: a response, or grpc.aio's word for the end
+        return await self._call.read()
+
+    async def write(self, request: WatchIntegrationsRequest) -> None:
+        async with self._in_turns:
+            await self._call.write(request)
+
+    def begin_pings(self, exact_seconds: float) -> None:
+        """Ping from now on; a pong is good for so long."""
+        self._exact_seconds = exact_seconds
+        self._answered_at = self._clock.monotonic()
+        self._begun.set()
+
+    def good_until(self, number: int) -> float:
+        """Return until when a pong is good."""
+        self._answered_at = self._clock.monotonic()
+        sent_at = self._sent_at[number]
+        self._sent_at = {later: moment for later, moment in self._sent_at.items() if later >= number}
+        return sent_at + self._exact_seconds
+
+    async def ping(self, show: Callable[[], None]) -> None:
+        """Ping until nothing comes back; raise WatchSilentError then. Each time `show` is called first."""
+        await self._begun.wait()
+        number = 0
+        while self._clock.monotonic() - self._answered_at < SILENCE_SECONDS:
+            show()
+            number += 1
+            self._sent_at[number] = self._clock.monotonic()
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await self.write(WatchIntegrationsRequest(ping=number))
+            await self._clock.sleep(self._exact_seconds / PINGS_IN_THAT_TIME)
+        raise WatchSilentError
+
+
+async def _until_first_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run all until one ends, which it does by raising."""
+    tasks = [asyncio.ensure_future(one) for one in coroutines]
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            if task.cancelled():  # grpc.aio cancels whoever reads from a call that a write has given up
+                raise WatchSilentError
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Integrations:

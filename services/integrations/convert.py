@@ -14,7 +14,7 @@ from services.integrations.answer_once import FirstAnswer, Made, Once
 from services.integrations.domain import ApiKey, Dedupe, Integration, IntegrationChanges, RepeatableCall, Tenant
 from services.integrations.manage_integrations import IntegrationList, Rotation
 from services.integrations.signing_secrets import OldSecret
-from services.integrations.watch_integrations import Update
+from services.integrations.watch_integrations import Update, WatcherWord
 from textway.integrations.v1 import (
     integration_pb2,
     integrations_service_pb2,
@@ -226,6 +226,11 @@ def _to_old_secret(old: OldSecret) -> registry_service_pb2.SigningSecret:
     return registry_service_pb2.SigningSecret(secret=old.secret, expires_at=timestamp(old.expires_at))
 
 
+def watcher_word(request: registry_service_pb2.WatchIntegrationsRequest) -> WatcherWord:
+    """Return what a watcher says."""
+    return WatcherWord(applied_revision=request.applied_revision, ping=request.ping)
+
+
 def to_watch_response(update: Update) -> registry_service_pb2.WatchIntegrationsResponse:
     """Return one step of a watcher's copy."""
     return registry_service_pb2.WatchIntegrationsResponse(
@@ -233,6 +238,8 @@ def to_watch_response(update: Update) -> registry_service_pb2.WatchIntegrationsR
         changed=[to_config(integration) for integration in update.changed],
         deleted_ids=update.deleted_ids,
         snapshot_complete=update.snapshot_complete,
+        pong=update.pong,
+        exact_for_ms=round(update.exact_seconds * 1000) if update.snapshot_complete else 0,
     )
 
 

@@ -17,6 +17,7 @@ DEFAULT_TENANT: Final = "default"
 TENANT_PREFIX: Final = "ten"
 API_KEY_ID_PREFIX: Final = "key"
 INTEGRATION_PREFIX: Final = "wkh"
+NODE_PREFIX: Final = "node"
 
 API_KEY_PREFIX: Final = "sk_live"
 API_KEY_LENGTH: Final = 40

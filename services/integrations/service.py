@@ -10,7 +10,7 @@ import grpc
 import structlog
 
 from servicekit import migrations
-from servicekit.clock import Clock
+from servicekit.clock import Clock, SystemClock
 from servicekit.database import Database
 from servicekit.egress_names import SystemNames, UrlGuard
 from servicekit.settings import SettingsError
@@ -18,6 +18,7 @@ from services.integrations.authenticate import Authenticator
 from services.integrations.commit_changes import ChangeFeed
 from services.integrations.domain import Change
 from services.integrations.find_targets import FindTargets
+from services.integrations.follow_changes import Follower, count_running
 from services.integrations.key_ring import KeyRing
 from services.integrations.load_presets import presets
 from services.integrations.manage_integrations import ManageIntegrations
@@ -25,6 +26,7 @@ from services.integrations.manage_tenants import ManageTenants
 from services.integrations.manage_webhooks import ManageWebhooks
 from services.integrations.servicer import IntegrationsServicer, KeysServicer, RegistryServicer
 from services.integrations.settings import IntegrationsSettings
+from services.integrations.sql_nodes import SqlNodeStore
 from services.integrations.sql_sealed import holds_secrets
 from services.integrations.sql_store import SqlIntegrationStore
 from services.integrations.sql_tenant_store import SqlTenantStore
@@ -66,7 +68,12 @@ class IntegrationsService:
         self._bootstrap_key = settings.bootstrap_key.get_secret_value() if settings.bootstrap_key else None
         self._database = database
         self._broadcaster: Broadcaster[Change] = Broadcaster(clock)
-        self._changes = ChangeFeed(self._broadcaster)
+        self._follower = (
+            None
+            if database.is_exclusive
+            else Follower(nodes=SqlNodeStore(database, key_ring), broadcaster=self._broadcaster, clock=clock)
+        )
+        self._changes = ChangeFeed(self._broadcaster, self._follower)
         self._names = SystemNames()
         tenants = SqlTenantStore(database, key_ring)
         integrations = SqlIntegrationStore(database, key_ring)
@@ -114,8 +121,10 @@ class IntegrationsService:
         return operations_service_pb2.ServiceStatus(disabled_webhooks=await self._webhooks.count_disabled())
 
     async def start(self) -> None:
-        """Make the default tenant and the bootstrap key, where they are missing; when that fails, close all."""
+        """Join the processes that share the database, and make what is missing; when that fails, close all."""
         try:
+            if self._follower:
+                await self._follower.start()
             await self._tenants.prepare(self._bootstrap_key)
         except BaseException:
             await self.stop()
@@ -129,6 +138,8 @@ class IntegrationsService:
         """Finish the changes that are under way, then let go of the database."""
         self._broadcaster.close()
         await self._changes.drain()
+        if self._follower:
+            await self._follower.stop()
         self._names.close()
         await self._database.close()
 
@@ -157,13 +168,17 @@ async def migrate(settings: IntegrationsSettings) -> None:
 async def rotate_key_ring(settings: IntegrationsSettings) -> int:
     """Put a new key at the head of the ring and encrypt every stored secret with it; return how many there were.
 
-    The service must not be running, because it reads the ring at its start. Old keys stay in the file, since backups of
-    the database need them. A crash on the way does no harm: run it again.
+    The service must not be running, because it reads the ring at its start: raises SettingsError when a process of it
+    is seen on the database. Old keys stay in the file, since backups of the database need them. A crash on the way does
+    no harm: run it again.
     """
     database = Database.open(settings.database_url, name="textway-integrations")
     try:
         await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = (await _open_key_ring(database, settings)).with_new_key()
+        running = 0 if database.is_exclusive else await count_running(SqlNodeStore(database, key_ring), SystemClock())
+        if running:
+            raise SettingsError(f"{running} processes of Integrations use this database: stop them first")
         # The file comes first: a key that has sealed something must never be lost.
         key_ring.save(settings.key_ring_path)
         count = await SqlIntegrationStore(database, key_ring).reseal()

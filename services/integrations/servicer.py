@@ -113,8 +113,8 @@ class RegistryServicer(RegistryServiceServicer):
         self, request_iterator: AsyncIterator[registry_service_pb2.WatchIntegrationsRequest], context: Context
     ) -> AsyncIterator[registry_service_pb2.WatchIntegrationsResponse]:
         """See the contract."""
-        acknowledgements = (request.applied_revision async for request in request_iterator)
-        async for update in self._watch.updates(acknowledgements):
+        words = (convert.watcher_word(request) async for request in request_iterator)
+        async for update in self._watch.updates(words):
             yield convert.to_watch_response(update)
 
     async def ResolveIngressKey(

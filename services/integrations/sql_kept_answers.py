@@ -6,7 +6,6 @@ import base64
 from typing import Final
 
 from sqlalchemy import delete, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
@@ -14,7 +13,7 @@ from servicekit.errors import IdempotencyMismatchError
 from servicekit.idempotency import KEPT
 from services.integrations.domain import KeptAnswer, RepeatableCall
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
-from services.integrations.sql_rows import AnyRow
+from services.integrations.sql_rows import AnyRow, insert_where_none_is
 from services.integrations.store import AnsweredBeforeError
 from services.integrations.tables import KEPT_ANSWERS
 
@@ -32,8 +31,7 @@ async def keep_or_repeat(connection: AsyncConnection, key_ring: KeyRing, kept: K
     forgotten = KEPT_ANSWERS.c.answered_at_ms <= to_milliseconds(kept.answered_at - KEPT)
     await connection.execute(delete(KEPT_ANSWERS).where(forgotten))
     row = {**_row_id(kept.call), "answer_sealed": _sealed(key_ring, kept), "answered_at_ms": now_ms}
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(KEPT_ANSWERS).values(row).on_conflict_do_nothing(index_elements=_ID)
+    insert = insert_where_none_is(connection, KEPT_ANSWERS, row, unique=_ID)
     if (await connection.execute(insert.returning(*_ID))).first() is None:
         sealed = select(KEPT_ANSWERS.c.answer_sealed).filter_by(**_row_id(kept.call))
         raise _first_answer(key_ring, kept.call, (await connection.execute(sealed)).scalar_one())

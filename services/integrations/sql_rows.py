@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, select, true, update
+from sqlalchemy import ColumnElement, Row, Select, Table, delete, func, insert, select, true, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds, to_milliseconds
 from services.integrations.domain import ApiKey, Dedupe, IngressKey, Integration, Tenant
 from services.integrations.key_ring import KeyRing
 from services.integrations.signing_secrets import NO_SECRETS, OldSecret, SigningSecrets
-from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS, REVISION, TENANTS
+from services.integrations.tables import CHANGES, INGRESS_KEYS, INTEGRATIONS, REVISION, TENANTS
 from services.integrations.webhooks import Disabled
+
+# Where processes that share the database tell each other that there is news.
+CHANNEL: Final = "textway_integrations"
+# Who is further behind begins again with everything.
+KEPT_CHANGES: Final = 1_000
 
 # A row's columns are known to SQL only, so its type says nothing of them.
 AnyRow = Row[Any]
@@ -152,10 +158,27 @@ async def with_keys(
     return [LoadedIntegration(row=row, keys=keys[row.id]) for row in rows]
 
 
-async def next_revision(connection: AsyncConnection) -> int:
+def insert_where_none_is(
+    connection: AsyncConnection, table: Table, row: Mapping[str, object], *, unique: Sequence[ColumnElement[Any]]
+) -> postgresql.Insert | sqlite.Insert:
+    """Return the insert of a row, which does nothing where one with the same unique columns is.
+
+    Of two transactions with the same row, the second waits for the end of the first one's.
+    """
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).values(row).on_conflict_do_nothing(index_elements=unique)
+    return sqlite.insert(table).values(row).on_conflict_do_nothing(index_elements=unique)
+
+
+async def next_revision(connection: AsyncConnection, deleted_id: str | None = None) -> int:
     """Count one change. The row stays locked until the transaction ends, so that revisions are in order of commits."""
     counted = update(REVISION).where(REVISION.c.id == 1).values(value=REVISION.c.value + 1).returning(REVISION.c.value)
-    return int((await connection.execute(counted)).scalar_one())
+    revision = int((await connection.execute(counted)).scalar_one())
+    if connection.dialect.name == "postgresql":
+        await connection.execute(insert(CHANGES).values(revision=revision, deleted_id=deleted_id))
+        await connection.execute(delete(CHANGES).where(CHANGES.c.revision <= revision - KEPT_CHANGES))
+        await connection.execute(select(func.pg_notify(CHANNEL, "")))
+    return revision
 
 
 async def current_revision(connection: AsyncConnection) -> int:

@@ -120,7 +120,7 @@ class SqlIntegrationStore:
     async def delete_integration(self, tenant_id: str, integration_id: str) -> Change:
         """See IntegrationStore."""
         async with self._database.write() as connection:
-            revision = await next_revision(connection)
+            revision = await next_revision(connection, deleted_id=integration_id)
             theirs = select(INTEGRATIONS.c.id).where(_belongs(tenant_id, integration_id))
             await connection.execute(delete(INGRESS_KEYS).where(INGRESS_KEYS.c.integration_id.in_(theirs)))
             deleted = await connection.execute(delete(INTEGRATIONS).where(_belongs(tenant_id, integration_id)))

@@ -14,7 +14,13 @@ from servicekit.database import Database
 from servicekit.errors import AlreadyExistsError, NotFoundError
 from services.integrations.domain import ApiKey, Change, Tenant
 from services.integrations.key_ring import KeyRing
-from services.integrations.sql_rows import api_key_from, load_integrations, next_revision, tenant_from
+from services.integrations.sql_rows import (
+    api_key_from,
+    insert_where_none_is,
+    load_integrations,
+    next_revision,
+    tenant_from,
+)
 from services.integrations.tables import API_KEYS, INTEGRATIONS, TENANTS
 
 
@@ -27,11 +33,11 @@ class SqlTenantStore:
 
     async def ensure_tenant(self, tenant: Tenant) -> Tenant:
         """See TenantStore."""
+        row = _tenant_values(tenant)
         async with self._database.write() as connection:
-            known = await _first_tenant(connection, TENANTS.c.name == tenant.name)
-            if known is None:
-                await connection.execute(insert(TENANTS).values(_tenant_values(tenant)))
-        return known or tenant
+            # Processes that start at once all find none.
+            await connection.execute(insert_where_none_is(connection, TENANTS, row, unique=[TENANTS.c.name]))
+            return await _first_tenant(connection, TENANTS.c.name == tenant.name) or tenant
 
     async def create_tenant(self, tenant: Tenant) -> None:
         """See TenantStore."""
@@ -79,11 +85,10 @@ class SqlTenantStore:
     async def ensure_api_key(self, key: ApiKey, sha256: bytes) -> ApiKey:
         """See TenantStore."""
         async with self._database.write() as connection:
-            row = (await connection.execute(select(API_KEYS).where(API_KEYS.c.sha256 == sha256))).first()
-            if row is not None:
-                return api_key_from(row)
-            await connection.execute(insert(API_KEYS).values(_api_key_values(key, sha256)))
-        return key
+            row = _api_key_values(key, sha256)
+            await connection.execute(insert_where_none_is(connection, API_KEYS, row, unique=[API_KEYS.c.sha256]))
+            stored = await connection.execute(select(API_KEYS).where(API_KEYS.c.sha256 == sha256))
+            return api_key_from(stored.one())
 
     async def find_api_key(self, sha256: bytes) -> tuple[ApiKey, Tenant] | None:
         """See TenantStore."""

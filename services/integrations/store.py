@@ -11,7 +11,7 @@ across restarts. API keys are stored as SHA-256 only, ingress keys and signing s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -43,6 +43,27 @@ class Snapshot:
 
     revision: int
     pages: Iterable[Sequence[Integration]]
+
+
+class LeaseLostError(Exception):
+    """The node is no longer counted among those that share the database: the others go on without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One of the processes that share the database: how often it has renewed its lease, what its watchers have."""
+
+    id: str
+    renewals: int
+    applied_revision: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The newest revision, and the nodes as they were at the same moment."""
+
+    revision: int
+    nodes: Sequence[Node]
 
 
 class TenantStore(Protocol):
@@ -136,6 +157,43 @@ class IntegrationStore(Protocol):
 
     async def reseal(self) -> int:
         """Encrypt every stored secret again, with the ring's first key; return how many there were."""
+
+
+class NodeStore(Protocol):
+    """The processes that share a database, and the changes that each makes. No process has a SQLite file in common."""
+
+    async def join(self, node_id: str, *, instead_of: str | None = None) -> View:
+        """Count a node in; return what was there once everybody could see it, itself included.
+
+        Who has looked before, and so does not wait for it, has committed nothing that is not in there.
+        """
+
+    async def renew(self, node_id: str, applied_revision: int, *, is_news: bool) -> View:
+        """Renew a node's lease and tell what its watchers have; others hear at once when that is news.
+
+        Raises LeaseLostError when the node has been removed.
+        """
+
+    async def look(self) -> View:
+        """Return everything that is committed by now."""
+
+    async def remove(self, node: Node) -> None:
+        """Count a node out, unless it has renewed its lease since."""
+
+    async def leave(self, node_id: str) -> None:
+        """Count a node out."""
+
+    async def changes_after(self, revision: int) -> Change | None:
+        """Return in one all that happened after a revision, as things are now; None when that can not be told.
+
+        It can not when a process of an earlier release made some of it, or when it is more than is kept.
+        """
+
+    async def listen(self, heard: Callable[[str], None]) -> None:
+        """Call `heard` whenever there is news, with the id of the node that has applied something, empty for a change.
+
+        Ends with UnavailableError when the connection is lost. News may be missed: nobody may rely on it.
+        """
 
 
 class WebhookStore(Protocol):

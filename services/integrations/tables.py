@@ -38,7 +38,10 @@ class IntegrationRow(SQLModel, table=True):
     """One connected system."""
 
     __tablename__ = "integrations_integrations"
-    __table_args__ = (Index("ix_integrations_integrations_tenant", "tenant_id", "created_at_ms", "id"),)
+    __table_args__ = (
+        Index("ix_integrations_integrations_tenant", "tenant_id", "created_at_ms", "id"),
+        Index("ix_integrations_integrations_revision", "revision"),
+    )
 
     id: str = Field(primary_key=True)
     tenant_id: str = Field(foreign_key="integrations_tenants.id")
@@ -121,6 +124,25 @@ class RevisionRow(SQLModel, table=True):
     value: int = Field(sa_type=BigInteger)
 
 
+class ChangeRow(SQLModel, table=True):
+    """That a revision was counted, and the integration that it deleted, if it did; only where processes share it."""
+
+    __tablename__ = "integrations_changes"
+
+    revision: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    deleted_id: str | None
+
+
+class NodeRow(SQLModel, table=True):
+    """One of the processes that share the database, and what all its watchers have applied."""
+
+    __tablename__ = "integrations_nodes"
+
+    id: str = Field(primary_key=True)
+    renewals: int = Field(sa_type=BigInteger)
+    applied_revision: int = Field(sa_type=BigInteger)
+
+
 class KeptAnswerRow(SQLModel, table=True):
     """The first answer to a repeatable call. It shows an address, and the hash tells of a secret: both are sealed."""
 
@@ -144,4 +166,6 @@ INTEGRATIONS: Final = _table("integrations_integrations")
 INGRESS_KEYS: Final = _table("integrations_ingress_keys")
 WEBHOOKS: Final = _table("integrations_webhooks")
 REVISION: Final = _table("integrations_revision")
+CHANGES: Final = _table("integrations_changes")
+NODES: Final = _table("integrations_nodes")
 KEPT_ANSWERS: Final = _table("integrations_kept_answers")

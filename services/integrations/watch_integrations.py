@@ -11,19 +11,32 @@ from servicekit.clock import Clock
 from servicekit.errors import NotFoundError
 from services.integrations.domain import Change, Integration
 from services.integrations.store import Snapshot
-from services.integrations.watchers import Broadcaster, Watcher
+from services.integrations.watchers import EXACT_SECONDS, Broadcaster, Pong, Watcher
 
 PAGE_SIZE: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """One step of a watcher's copy. Its revision is what the watcher acknowledges, 0 where more pages follow."""
+    """One step of a watcher's copy. Its revision is what the watcher acknowledges, 0 where more pages follow.
+
+    A pong is the number of a ping, and says that the copy is exact for EXACT_SECONDS from when the watcher sent it.
+    """
 
     revision: int = 0
     changed: Sequence[Integration] = ()
     deleted_ids: Sequence[str] = ()
     snapshot_complete: bool = False
+    pong: int = 0
+    exact_seconds: float = EXACT_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatcherWord:
+    """What a watcher says: how far it is, or a number to be answered."""
+
+    applied_revision: int = 0
+    ping: int = 0
 
 
 class Registry(Protocol):
@@ -53,11 +66,11 @@ class WatchIntegrations:
                     return integration
         raise NotFoundError
 
-    async def updates(self, acknowledgements: AsyncIterator[int]) -> AsyncIterator[Update]:
+    async def updates(self, words: AsyncIterator[WatcherWord]) -> AsyncIterator[Update]:
         """Return the snapshot and then every change; raise UnavailableError when the watcher falls behind."""
         # It joins before the snapshot is read: a change that is committed meanwhile waits in its queue.
         with self._broadcaster.watch() as watcher:
-            reading = asyncio.create_task(_read(acknowledgements, watcher))
+            reading = asyncio.create_task(self._read(words, watcher))
             reading.add_done_callback(_forget)
             try:
                 snapshot = await self._store.snapshot(PAGE_SIZE)
@@ -66,17 +79,17 @@ class WatchIntegrations:
                     watcher.require_live()
                     yield update
                 while True:
-                    revision, change = await watcher.next_change()
-                    for update in _change_updates(revision, change):
+                    for update in _updates(await watcher.next_change()):
                         watcher.require_live()
                         yield update
             finally:
                 reading.cancel()
 
-
-async def _read(acknowledgements: AsyncIterator[int], watcher: Watcher[Change]) -> None:
-    async for revision in acknowledgements:
-        watcher.acknowledge(revision)
+    async def _read(self, words: AsyncIterator[WatcherWord], watcher: Watcher[Change]) -> None:
+        async for word in words:
+            watcher.acknowledge(word.applied_revision)
+            if word.ping:
+                self._broadcaster.ping(watcher, word.ping)
 
 
 def _forget(task: asyncio.Task[None]) -> None:
@@ -91,8 +104,12 @@ def _snapshot_updates(snapshot: Snapshot) -> Iterator[Update]:
         yield Update(revision=revision, changed=page, snapshot_complete=last)
 
 
-def _change_updates(revision: int, change: Change) -> Iterator[Update]:
-    """Return one change in pages, of which only the last can be acknowledged."""
+def _updates(news: tuple[int, Change] | Pong) -> Iterator[Update]:
+    """Return a pong, or one change in pages, of which only the last can be acknowledged."""
+    if isinstance(news, Pong):
+        yield Update(pong=news.number)
+        return
+    revision, change = news
     starts = range(0, len(change.changed), PAGE_SIZE)
     for page, last in _with_last(change.changed[start : start + PAGE_SIZE] for start in starts):
         yield Update(revision=revision if last else 0, changed=page, deleted_ids=change.deleted_ids if last else ())

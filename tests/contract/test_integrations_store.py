@@ -43,7 +43,17 @@ from services.integrations.store import AnsweredBeforeError
 from services.integrations.webhooks import Disabled
 
 NOW = datetime(2026, 6, 12, 14, 32, 0, 120_000, tzinfo=UTC)
-TABLES = ("tenants", "api_keys", "integrations", "ingress_keys", "webhooks", "revision", "kept_answers")
+TABLES = (
+    "tenants",
+    "api_keys",
+    "integrations",
+    "ingress_keys",
+    "webhooks",
+    "revision",
+    "kept_answers",
+    "nodes",
+    "changes",
+)
 IN_AN_HOUR = NOW + timedelta(hours=1)
 DEDUPE = Dedupe(key="$.order.id", window_seconds=3_600, mode="annotate")
 
@@ -718,3 +728,13 @@ async def test_kept_answers_need_the_key_ring_also_when_their_integration_is_gon
     await stores.integrations.delete_integration(tenant.id, made.id)
 
     assert await holds_secrets(stores.database)
+
+
+async def test_of_tenants_and_keys_that_are_made_at_once_there_is_one(stores):
+    tenants = await asyncio.gather(*(stores.tenants.ensure_tenant(a_tenant("default")) for _ in range(5)))
+    (tenant_id,) = {tenant.id for tenant in tenants}
+
+    keys = await asyncio.gather(*(stores.tenants.ensure_api_key(an_api_key(tenant_id), b"hash") for _ in range(5)))
+
+    assert len({key.id for key in keys}) == 1
+    assert [tenant.id for tenant in await stores.tenants.list_tenants()] == [tenant_id]

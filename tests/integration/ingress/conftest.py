@@ -64,6 +64,8 @@ class FakeRegistry(RegistryServiceServicer):
         self.watches: list[asyncio.Queue[registry_v1.WatchIntegrationsResponse | None]] = []
         self.resolved = 0
         self.page_size = 2
+        self.exact_for_ms = 0  # as a release that answers no pings
+        self.answers_pings = True
 
     async def publish(self, *changed: registry_v1.IntegrationConfig, deleted: tuple[str, ...] = ()) -> None:
         """Send a change and return when every watcher has acknowledged it, as the real service does."""
@@ -93,7 +95,7 @@ class FakeRegistry(RegistryServiceServicer):
         await anext(request_iterator)
         queue = asyncio.Queue()
         self.watches.append(queue)
-        reader = asyncio.create_task(self._read_acknowledgements(request_iterator))
+        reader = asyncio.create_task(self._read_acknowledgements(request_iterator, queue))
         try:
             for page in self._snapshot():
                 yield page
@@ -108,13 +110,18 @@ class FakeRegistry(RegistryServiceServicer):
         pages = [configs[start : start + self.page_size] for start in range(0, len(configs), self.page_size)] or [[]]
         return [
             registry_v1.WatchIntegrationsResponse(
-                revision=self.revision, changed=page, snapshot_complete=page is pages[-1]
+                revision=self.revision,
+                changed=page,
+                snapshot_complete=page is pages[-1],
+                exact_for_ms=self.exact_for_ms if page is pages[-1] else 0,
             )
             for page in pages
         ]
 
-    async def _read_acknowledgements(self, requests) -> None:
+    async def _read_acknowledgements(self, requests, queue) -> None:
         async for request in requests:
+            if request.ping and self.answers_pings:
+                queue.put_nowait(registry_v1.WatchIntegrationsResponse(pong=request.ping))
             async with self.acknowledgement:
                 self.acknowledged.append(request.applied_revision)
                 self.acknowledgement.notify_all()

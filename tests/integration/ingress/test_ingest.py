@@ -195,6 +195,54 @@ async def test_asks_key_by_key_while_the_watch_is_broken(
     assert world.registry.resolved == 2
 
 
+async def test_a_watch_on_which_nobody_answers_is_not_taken_for_a_quiet_one(
+    unstarted_world: World, ingress: IngressServiceStub, ingress_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = unstarted_world
+    monkeypatch.setattr("services.ingress.integrations_replica.SILENCE_SECONDS", 60)
+    world.registry.exact_for_ms = 2_000
+    await world.serve(world.registry)
+    await world.serve(world.delivery)
+    await world.serve_ingress()
+    await world.registry.publish(config_of(ingress_key))
+    await world.until(lambda: world.is_live)
+    missed = config_of(new_key := new_secret("ig", 32))
+    world.registry.answers_pings = False
+    world.registry.known[missed.id] = missed  # of which this watcher is not told
+
+    await world.until(lambda: not world.is_live)
+    known = await ingest(ingress, ingress_key)
+    asked_for = await ingest(ingress, new_key)
+    world.registry.answers_pings = True
+    await world.until(lambda: world.is_live)
+
+    assert (known.status, asked_for.status) == ("queued", "queued")
+    assert world.registry.resolved == 1
+    assert len(world.registry.watches) == 1
+
+
+async def test_a_watch_that_stays_silent_is_given_up_for_another_one(
+    unstarted_world: World, ingress: IngressServiceStub, ingress_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = unstarted_world
+    monkeypatch.setattr("services.ingress.integrations_replica.SILENCE_SECONDS", 0.5)
+    world.registry.exact_for_ms = 300
+    world.registry.answers_pings = False
+    await world.serve(world.registry)
+    await world.serve(world.delivery)
+    monkeypatch.setattr("services.ingress.service.FIRST_SNAPSHOT_SECONDS", 0.05)
+    await world.serve_ingress()
+    await world.until(lambda: bool(world.registry.watches))
+    (silent,) = world.registry.watches
+
+    await world.until(lambda: bool(world.registry.watches) and silent not in world.registry.watches)
+    world.registry.answers_pings = True
+    await world.until(lambda: world.is_live)
+    await world.registry.publish(config_of(ingress_key))
+
+    assert (await ingest(ingress, ingress_key)).status == "queued"
+
+
 async def test_one_mapping_that_can_not_be_used_harms_no_other_integration(
     world: World, ingress: IngressServiceStub, ingress_key: str
 ) -> None:

@@ -11,7 +11,7 @@ from services.integrations.commit_changes import ChangeFeed
 from services.integrations.domain import Change
 from services.integrations.store import AnsweredBeforeError, Snapshot
 from services.integrations.watch_integrations import WatchIntegrations
-from services.integrations.watchers import Broadcaster
+from services.integrations.watchers import ACKNOWLEDGE_SECONDS, EXACT_SECONDS, Broadcaster, Pong
 
 
 @pytest.fixture
@@ -148,6 +148,57 @@ async def test_acknowledging_the_snapshot_counts_for_the_changes_in_it(broadcast
         watcher.acknowledge(5)
 
         assert await author == 0
+
+
+async def test_a_ping_is_answered_after_every_change_that_came_before_it(broadcaster):
+    with broadcaster.watch() as watcher:
+        broadcaster.publish(1, "a")
+        broadcaster.ping(watcher, 7)
+        broadcaster.publish(2, "b")
+
+        got = [await watcher.next_change() for _ in range(3)]
+
+    assert got == [(1, "a"), Pong(number=7), (2, "b")]
+
+
+async def test_no_ping_is_answered_when_changes_of_others_may_be_unknown(broadcaster, clock, pass_time):
+    broadcaster.trust_until(clock.monotonic() + 0.5)
+    with broadcaster.watch() as watcher:
+        broadcaster.ping(watcher, 1)
+        await pass_time(0.5)
+        broadcaster.ping(watcher, 2)
+        broadcaster.publish(1, "a")
+
+        assert [await watcher.next_change() for _ in range(2)] == [Pong(number=1), (1, "a")]
+        with broadcaster.watch() as late, pytest.raises(UnavailableError):
+            await late.next_change()
+
+
+async def test_the_author_waits_until_a_watcher_that_has_gone_believes_no_longer(broadcaster, pass_time):
+    with broadcaster.watch() as watcher:
+        broadcaster.ping(watcher, 1)
+        await pass_time(0.2)
+    broadcaster.publish(1, "a")
+    author = asyncio.create_task(broadcaster.acknowledged(1))
+
+    await pass_time(EXACT_SECONDS - 0.21)
+    assert not author.done()
+    await pass_time(0.02)
+
+    assert await author == 0
+
+
+async def test_what_a_laggard_was_promised_is_over_when_it_is_cut_off(broadcaster, pass_time):
+    with broadcaster.watch() as laggard:
+        broadcaster.ping(laggard, 1)
+        broadcaster.publish(1, "a")
+        author = asyncio.create_task(broadcaster.acknowledged(1))
+        await pass_time(0.9)
+        broadcaster.ping(laggard, 2)  # an answer to this one would come after the change
+        await pass_time(0.1)
+
+        assert await author == 1
+    assert EXACT_SECONDS < ACKNOWLEDGE_SECONDS
 
 
 async def test_nobody_can_watch_once_it_is_closed(broadcaster):

@@ -192,16 +192,20 @@ class WatchIntegrationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
+    PING_FIELD_NUMBER: _builtins.int
     applied_revision: _builtins.int
     """applied_revision is the newest revision that the caller has applied; 0 when it opens the stream."""
+    ping: _builtins.int
+    """ping is a number, other than 0, that the service sends back: by that the caller knows that nobody has forgotten it."""
     def __init__(
         self,
         *,
         applied_revision: _builtins.int = ...,
+        ping: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "ping", b"ping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,10 +221,21 @@ class WatchIntegrationsResponse(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     DELETED_IDS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_COMPLETE_FIELD_NUMBER: _builtins.int
+    PONG_FIELD_NUMBER: _builtins.int
+    EXACT_FOR_MS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """revision is what the caller acknowledges once it has applied this."""
     snapshot_complete: _builtins.bool
     """snapshot_complete is true on the last page of the snapshot: what was not in it does not exist."""
+    pong: _builtins.int
+    """pong is the number of a ping; 0 in everything else. Every change that an author had been told of when the ping came
+    has been sent before it, and no change is in force before the time in exact_for_ms is over, counted from when the
+    caller sent the ping, unless the caller has it.
+    """
+    exact_for_ms: _builtins.int
+    """exact_for_ms is for how long a pong is good, on the last page of the snapshot. 0 from a service that answers no
+    pings: the copy is exact for as long as the stream is open.
+    """
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___IntegrationConfig]:
         """changed are integrations as they are now."""
@@ -236,10 +251,12 @@ class WatchIntegrationsResponse(_message.Message):
         changed: _abc.Iterable[Global___IntegrationConfig] | None = ...,
         deleted_ids: _abc.Iterable[_builtins.str] | None = ...,
         snapshot_complete: _builtins.bool = ...,
+        pong: _builtins.int = ...,
+        exact_for_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "deleted_ids", b"deleted_ids", "revision", b"revision", "snapshot_complete", b"snapshot_complete"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "deleted_ids", b"deleted_ids", "exact_for_ms", b"exact_for_ms", "pong", b"pong", "revision", b"revision", "snapshot_complete", b"snapshot_complete"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

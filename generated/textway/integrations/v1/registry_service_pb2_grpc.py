@@ -72,7 +72,8 @@ class RegistryServiceServicer:
         The caller opens the stream with an empty request. The service answers with a snapshot in pages, the last of
         which says `snapshot_complete`, and then with each change as it is committed. The caller acknowledges what it has
         applied by sending the revision back; a change is answered to its author only when every watcher has acknowledged
-        it or has been cut off.
+        it or has been cut off, whichever of the processes that share a database it watches. A caller that can not be told
+        that it is cut off learns it from the silence after its pings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

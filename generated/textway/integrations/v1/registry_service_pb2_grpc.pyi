@@ -39,7 +39,8 @@ class RegistryServiceStub:
     The caller opens the stream with an empty request. The service answers with a snapshot in pages, the last of
     which says `snapshot_complete`, and then with each change as it is committed. The caller acknowledges what it has
     applied by sending the revision back; a change is answered to its author only when every watcher has acknowledged
-    it or has been cut off.
+    it or has been cut off, whichever of the processes that share a database it watches. A caller that can not be told
+    that it is cut off learns it from the silence after its pings.
     """
     ResolveIngressKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ResolveIngressKeyRequest, _registry_service_pb2.ResolveIngressKeyResponse]
     """ResolveIngressKey reads the one integration that an ingress key belongs to. NOT_FOUND when there is none."""
@@ -65,7 +66,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     The caller opens the stream with an empty request. The service answers with a snapshot in pages, the last of
     which says `snapshot_complete`, and then with each change as it is committed. The caller acknowledges what it has
     applied by sending the revision back; a change is answered to its author only when every watcher has acknowledged
-    it or has been cut off.
+    it or has been cut off, whichever of the processes that share a database it watches. A caller that can not be told
+    that it is cut off learns it from the silence after its pings.
     """
     ResolveIngressKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ResolveIngressKeyRequest, _registry_service_pb2.ResolveIngressKeyResponse]  # type: ignore[assignment]
     """ResolveIngressKey reads the one integration that an ingress key belongs to. NOT_FOUND when there is none."""
@@ -94,7 +96,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         The caller opens the stream with an empty request. The service answers with a snapshot in pages, the last of
         which says `snapshot_complete`, and then with each change as it is committed. The caller acknowledges what it has
         applied by sending the revision back; a change is answered to its author only when every watcher has acknowledged
-        it or has been cut off.
+        it or has been cut off, whichever of the processes that share a database it watches. A caller that can not be told
+        that it is cut off learns it from the silence after its pings.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,98 @@
+"""The processes that share a database, and what each has to know of the others' changes, in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import Select, delete, func, insert, select, true, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from servicekit.database import Database
+from services.integrations.domain import Change
+from services.integrations.key_ring import KeyRing
+from services.integrations.sql_rows import CHANNEL, current_revision, load_integrations
+from services.integrations.store import LeaseLostError, Node, View
+from services.integrations.tables import CHANGES, INTEGRATIONS, NODES, REVISION
+
+# Less than a lease: a node that waits for longer has lost it anyway.
+PATIENCE_SECONDS: Final = 0.6
+
+
+class SqlNodeStore:
+    """A NodeStore on a Database."""
+
+    def __init__(self, database: Database, key_ring: KeyRing) -> None:
+        self._database = database
+        self._key_ring = key_ring
+
+    async def join(self, node_id: str, *, instead_of: str | None = None) -> View:
+        """See NodeStore."""
+        async with self._database.write(patience_seconds=PATIENCE_SECONDS) as connection:
+            await connection.execute(delete(NODES).where(NODES.c.id == instead_of))
+            await connection.execute(insert(NODES).values(id=node_id, renewals=0, applied_revision=0))
+        # Only after the commit: whoever commits a change from now on sees the node.
+        return await self.look()
+
+    async def renew(self, node_id: str, applied_revision: int, *, is_news: bool) -> View:
+        """See NodeStore."""
+        mine = update(NODES).where(NODES.c.id == node_id)
+        async with self._database.write(patience_seconds=PATIENCE_SECONDS) as connection:
+            renewed = await connection.execute(
+                mine.values(renewals=NODES.c.renewals + 1, applied_revision=applied_revision)
+            )
+            if not renewed.rowcount:
+                raise LeaseLostError
+            if is_news:
+                await connection.execute(select(func.pg_notify(CHANNEL, node_id)))
+            return await _view(connection)
+
+    async def look(self) -> View:
+        """See NodeStore."""
+        async with self._database.read(patience_seconds=PATIENCE_SECONDS) as connection:
+            return await _view(connection)
+
+    async def remove(self, node: Node) -> None:
+        """See NodeStore."""
+        unchanged = (NODES.c.id == node.id) & (NODES.c.renewals == node.renewals)
+        async with self._database.write(patience_seconds=PATIENCE_SECONDS) as connection:
+            await connection.execute(delete(NODES).where(unchanged))
+
+    async def leave(self, node_id: str) -> None:
+        """See NodeStore."""
+        async with self._database.write(patience_seconds=PATIENCE_SECONDS) as connection:
+            await connection.execute(delete(NODES).where(NODES.c.id == node_id))
+            await connection.execute(select(func.pg_notify(CHANNEL, node_id)))
+
+    async def changes_after(self, revision: int) -> Change | None:
+        """See NodeStore."""
+        async with self._database.read(patience_seconds=PATIENCE_SECONDS) as connection:
+            newest = await current_revision(connection)
+            logged = (await connection.execute(select(CHANGES).where(CHANGES.c.revision > revision))).all()
+            if len(logged) != newest - revision:
+                return None
+            loaded = await load_integrations(connection, INTEGRATIONS.c.revision > revision)
+        return Change(
+            revision=newest,
+            changed=[one.opened(self._key_ring) for one in loaded],
+            deleted_ids=[row.deleted_id for row in logged if row.deleted_id],
+        )
+
+    async def listen(self, heard: Callable[[str], None]) -> None:
+        """See NodeStore."""
+        await self._database.listen(CHANNEL, heard)
+
+
+async def _view(connection: AsyncConnection) -> View:
+    # One statement, so that the count and the nodes are of one moment also where each statement has its own snapshot.
+    rows = (await connection.execute(_everything())).all()
+    nodes = [
+        Node(id=row.id, renewals=row.renewals, applied_revision=row.applied_revision)
+        for row in rows
+        if row.id is not None
+    ]
+    return View(revision=rows[0].value, nodes=nodes)
+
+
+def _everything() -> Select[Any]:
+    return select(REVISION.c.value, NODES).select_from(REVISION.outerjoin(NODES, true()))
