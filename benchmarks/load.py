@@ -57,7 +57,7 @@ class Outcome:
     started_at: float
     ended_at: float
     latency_ms: dict[str, float]
-    lag_ms_p99: float  # how late this process itself sent what was due
+    lag_ms_p99: float  # how late this process itself sent what was due, where a connection was free
     worst_second: int  # messages accepted in the poorest whole second
     cpu_seconds: float
 
@@ -187,8 +187,6 @@ class Run:
     def _send(self, connection: Connection, due_at: float) -> None:
         self._under_way += 1
         connection.send(next(self._payloads), due_at)
-        if self._load.rate:
-            self._lags.append((time.monotonic() - due_at) * 1000)
 
     def _look_whether_done(self, now: float) -> None:
         finished = self._all_due if self._load.rate else now >= self._stop_at
@@ -209,6 +207,7 @@ class Run:
                 sent += 1
                 if self._idle:
                     self._send(self._idle.popleft(), due_at)
+                    self._lags.append((time.monotonic() - due_at) * 1000)
                 else:
                     self._due.append(due_at)
             if sent == total:

@@ -71,8 +71,9 @@ def named(root: int, names: Mapping[str, str], processes: Mapping[int, Process])
     """
     sorted_by_name: dict[str, list[Process]] = {name: [] for name in (*names, "launcher")}
     for process in tree(root, processes):
-        line = [processes[pid].command for pid in _line_of(process, processes)]
-        found = (name for command in line for name, word in names.items() if word in command)
+        line = _line_of(process, processes)
+        commands = [processes[pid].command for pid in line[: line.index(root)]]  # whoever started us is no part of it
+        found = (name for command in commands for name, word in names.items() if word in command)
         sorted_by_name[next(found, "launcher")].append(process)
     return sorted_by_name
 

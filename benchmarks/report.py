@@ -25,6 +25,7 @@ _FIGURES: Final[dict[str, tuple[Callable[[Measured], float], int]]] = {
     "p50 ms": (lambda each: each.outcome.latency_ms["p50"], 1),
     "p99 ms": (lambda each: each.outcome.latency_ms["p99"], 1),
     "p99.9 ms": (lambda each: each.outcome.latency_ms["p99_9"], 1),
+    "late ms": (lambda each: each.outcome.lag_ms_p99, 1),
     "worst s": (lambda each: each.outcome.worst_second, 0),
     "µs/message": (lambda each: each.cpu_us_of_ours, 0),
     "MiB": (lambda each: each.resident_mib_of_ours, 0),

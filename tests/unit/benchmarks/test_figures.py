@@ -11,7 +11,7 @@ import pytest
 from benchmarks import figures
 from benchmarks.figures import Spread
 from benchmarks.payloads import Payloads
-from benchmarks.processes import Snapshot, Usage
+from benchmarks.processes import Process, Snapshot, Usage, named
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,25 @@ def test_what_nobody_measured_used_is_the_others_share():
 
     assert usage.cpu_seconds == {"ingress": 1.0}
     assert usage.others_share == 0.25
+
+
+def test_a_process_is_filed_under_the_nearest_name_above_it():
+    processes = {
+        pid: Process(pid=pid, parent=parent, command=command, cpu_seconds=0, resident_bytes=0)
+        for pid, parent, command in [
+            (1, 0, "sh -c 'textway up # serve ingress'"),
+            (2, 1, "textway up"),
+            (3, 2, "textway serve ingress"),
+            (4, 3, "a worker of it"),
+            (5, 2, "envoy --config-path x"),
+            (6, 1, "textway serve ingress"),
+        ]
+    }
+
+    found = named(2, {"gateway": "envoy", "ingress": "serve ingress"}, processes)
+
+    pids = {name: {process.pid for process in group} for name, group in found.items()}
+    assert pids == {"gateway": {5}, "ingress": {3, 4}, "launcher": {2}}
 
 
 @pytest.mark.parametrize("items", [1, 3])
