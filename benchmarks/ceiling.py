@@ -30,7 +30,7 @@ Groups = Callable[[], Mapping[str, Sequence[processes.Process]]]
 
 CONNECTIONS: Final = 64
 STARTED_WITHIN_SECONDS: Final = 30
-_WARM_UP_SECONDS: Final = 1.0
+WARM_UP_SECONDS: Final = 1.0
 _ENVOY: Final = Template((ROOT / "benchmarks" / "echo-envoy.yaml").read_text())
 
 
@@ -49,10 +49,10 @@ class Ceiling:
         return sum(self.cpu_us.values())
 
 
-def measure(folder: Path, seconds: float) -> Ceiling:
+def measure(folder: Path, seconds: float, *, warm_up_seconds: float = WARM_UP_SECONDS) -> Ceiling:
     """Run it under a closed loop of the product's payloads, signature included."""
     with _running(folder) as (port, groups):
-        load = Load(port=port, path="/v1/echo/ig_x", connections=CONNECTIONS, seconds=_WARM_UP_SECONDS, secret="s" * 48)
+        load = Load(port=port, path="/v1/echo/ig_x", connections=CONNECTIONS, seconds=warm_up_seconds, secret="s" * 48)
         _refuse_failures(peers.send(load))
         before = processes.snapshot(groups())
         outcome = peers.send(replace(load, seconds=seconds))
