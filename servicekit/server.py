@@ -21,6 +21,8 @@ from servicekit.operations_servicer import Operations
 from servicekit.settings import MAX_PORT, ProcessSettings, SettingsError
 
 MAX_CONCURRENT_CALLS: Final = 4_096
+MAX_CALLS_PER_CONNECTION: Final = 1_024
+MAX_CONNECTION_AGE_SECONDS: Final = 20
 # How long callers get to see NOT_SERVING before the listener closes.
 NOTICE_SECONDS: Final = 0.2
 # No call in hand lives longer than the gateway's own deadline.
@@ -33,7 +35,17 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Without this, two processes share one port in silence and each sees half of the calls.
     ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+    # Clients look a service's name up again when a connection ends, and so find new replicas. What is under way on the
+    # connection goes on, a watch for as long as it likes.
+    ("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_SECONDS * 1000),
+    # A client that is cut off without a word does not keep its calls and its connection for hours.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Our clients ask every few seconds whether we are there; gRPC takes that for an attack and hangs up.
+    ("grpc.http2.max_ping_strikes", 0),
 )
 
 log = structlog.get_logger(__name__)
@@ -121,14 +133,13 @@ class RunningServer:
         metrics = MetricsEndpoint()
         try:
             await metrics.start(service.metrics_listen for service in services)
-            await _start_all(services)
+            await _start_all(services, checks)
         except BaseException:
             await metrics.stop()
             await server.stop(0)
             raise
         operations.serving()
-        for name in ("", *names):
-            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
         addresses = {service.name: bound[service.listen] for service in services}
         log.info("serving", **addresses, metrics=[*metrics.addresses.values()])
         return cls(
@@ -171,12 +182,15 @@ async def serve_until_signal(services: Sequence[Service], settings: ProcessSetti
                 loop.remove_signal_handler(number)
 
 
-async def _start_all(services: Sequence[Service]) -> None:
+async def _start_all(services: Sequence[Service], checks: health.aio.HealthServicer) -> None:
     started: list[Service] = []
     try:
         for service in services:
             await service.start()
             started.append(service)
+            # At once, because the next one in this process may call it as it starts.
+            for name in service.grpc_services:
+                await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     except BaseException:
         for service in reversed(started):
             await service.stop()

@@ -76,10 +76,11 @@ from textway.delivery.v1 import (
     webhook_examples_service_pb2,
     webhook_examples_service_pb2_grpc,
 )
-from textway.integrations.v1 import registry_service_pb2_grpc
+from textway.integrations.v1 import registry_service_pb2, registry_service_pb2_grpc
 from textway.operations.v1 import operations_service_pb2
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
+REGISTRY: Final = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 VERSION_TABLE: Final = "delivery_schema_version"
 
 log = structlog.get_logger(__name__)
@@ -110,7 +111,9 @@ class DeliveryService:
         self._clock = clock
         self._public_url = settings.public_url
         self._default_reply_window = timedelta(seconds=settings.reply_window_seconds)
-        self._integrations = clients.open_channel(settings.integrations_address, tls.identity(settings))
+        self._integrations = clients.open_channel(
+            settings.integrations_address, tls.identity(settings), health_of=REGISTRY
+        )
         registry = registry_service_pb2_grpc.RegistryServiceStub(self._integrations)
         self._keys = ApiKeys(registry, clock)
         self._directory = WebhookDirectory(registry, clock)
@@ -293,6 +296,8 @@ class DeliveryService:
 
     async def start(self) -> None:
         """Begin to send."""
+        # The first message asks where its events go, and is not to wait for a connection.
+        self._integrations.get_state(try_to_connect=True)
         if self._database.is_exclusive:
             await self._store.release_leases(self._clock.now())
             await self._webhooks.release_leases(self._clock.now())

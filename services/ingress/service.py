@@ -19,14 +19,18 @@ from services.ingress.part_health import PartHealth
 from services.ingress.receive_payload import ReceivePayload
 from services.ingress.servicer import HealthServicer, IngressServicer
 from services.ingress.settings import IngressSettings
+from textway.delivery.v1 import submission_service_pb2
 from textway.delivery.v1.submission_service_pb2_grpc import SubmissionServiceStub
 from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
 from textway.ingress.v1.health_service_pb2_grpc import add_HealthServiceServicer_to_server
 from textway.ingress.v1.ingress_service_pb2_grpc import add_IngressServiceServicer_to_server
+from textway.integrations.v1 import registry_service_pb2
 from textway.integrations.v1.registry_service_pb2_grpc import RegistryServiceStub
 from textway.operations.v1 import operations_service_pb2
 
 FIRST_SNAPSHOT_SECONDS: Final = 5.0
+REGISTRY: Final = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+SUBMISSION: Final = submission_service_pb2.DESCRIPTOR.services_by_name["SubmissionService"].full_name
 
 
 class IngressService:
@@ -85,8 +89,8 @@ class IngressService:
 async def build(settings: IngressSettings, clock: Clock) -> IngressService:
     """Return the service; nothing is connected before it is started."""
     identity = tls.identity(settings)
-    integrations = open_channel(settings.integrations_address, identity)
-    delivery = open_channel(settings.delivery_address, identity)
+    integrations = open_channel(settings.integrations_address, identity, health_of=REGISTRY)
+    delivery = open_channel(settings.delivery_address, identity, health_of=SUBMISSION)
     registry = RegistryServiceStub(integrations)
     replica = IntegrationsReplica(registry, clock=clock, known_for_seconds=settings.known_for_seconds)
     outbox = DeliveryOutbox(SubmissionServiceStub(delivery))

@@ -1,0 +1,72 @@
+"""Bare HTTP/2: a server that hangs up on a gRPC call, and a client that only pings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEADER_BYTES = 9
+DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
+ACKNOWLEDGED, END_STREAM = 1, 1
+
+
+class BareServer:
+    """Answers settings and pings; a call ends the connection."""
+
+    def __init__(self, *, disowns: bool) -> None:
+        # Whether it says, before it hangs up, that it has begun no call.
+        self._disowns = disowns
+        self.calls = 0
+        self.address = ""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
+            await reader.readexactly(len(PREFACE))
+            writer.write(_frame(SETTINGS))
+            while True:
+                header = await reader.readexactly(HEADER_BYTES)
+                kind, flags = header[3], header[4]
+                body = await reader.readexactly(int.from_bytes(header[:3], "big"))
+                if kind == SETTINGS and not flags & ACKNOWLEDGED:
+                    writer.write(_frame(SETTINGS, flags=ACKNOWLEDGED))
+                if kind == PING and not flags & ACKNOWLEDGED:
+                    writer.write(_frame(PING, body, flags=ACKNOWLEDGED))
+                if kind == DATA and flags & END_STREAM:
+                    self.calls += 1
+                    if self._disowns:
+                        writer.write(_frame(GOAWAY, struct.pack(">II", 0, 0)))
+                        await writer.drain()
+                    return
+
+
+@contextlib.asynccontextmanager
+async def bare_server(*, disowns: bool) -> AsyncIterator[BareServer]:
+    bare = BareServer(disowns=disowns)
+    server = await asyncio.start_server(bare.handle, "127.0.0.1", 0)
+    bare.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield bare
+
+
+async def answers_to_pings(address: str, count: int) -> list[int]:
+    """Ping a server without making a call, again after each answer; return the kinds of the answers' frames."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    kinds: list[int] = []
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
+        writer.write(PREFACE + _frame(SETTINGS) + _frame(SETTINGS, flags=ACKNOWLEDGED))
+        writer.write(_frame(PING, bytes(8)))
+        while len(kinds) < count:
+            header = await reader.readexactly(HEADER_BYTES)
+            await reader.readexactly(int.from_bytes(header[:3], "big"))
+            if header[3] == GOAWAY or (header[3] == PING and header[4] & ACKNOWLEDGED):
+                kinds.append(header[3])
+                writer.write(_frame(PING, bytes(8)))
+    return kinds
+
+
+def _frame(kind: int, body: bytes = b"", *, flags: int = 0) -> bytes:
+    return len(body).to_bytes(3, "big") + bytes((kind, flags)) + bytes(4) + body
