@@ -31,6 +31,32 @@ class Authority:
 
     def serving(self, folder: Path, host: str, *, days: int = 1, is_self_signed: bool = False) -> ssl.SSLContext:
         """Return a server's context for a name or an address; with `days` below nought it is expired."""
+        private, certificate = self._pair(host, days=days, is_self_signed=is_self_signed)
+        file = folder / f"{host.replace(':', '_')}-{days}-{is_self_signed}.pem"
+        file.write_bytes(private + certificate)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(file)
+        return context
+
+    def write(self, file: Path) -> None:
+        file.write_bytes(_pem(self.certificate))
+
+    def write_pair(self, stem: Path, host: str, *, days: int = 1) -> None:
+        """Write `<stem>.key` and `<stem>.crt` for a name or an address."""
+        private, certificate = self._pair(host, days=days)
+        stem.with_name(f"{stem.name}.key").write_bytes(private)
+        stem.with_name(f"{stem.name}.crt").write_bytes(certificate)
+
+    def sign(self, other: Authority, name: str) -> x509.Certificate:
+        """Make another authority one below this, with a name of its own; return its new certificate."""
+        other._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        return (
+            _builder(other._name, self._name, other._key, days=1)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def _pair(self, host: str, *, days: int, is_self_signed: bool = False) -> tuple[bytes, bytes]:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
         issuer, issuer_key = (name, key) if is_self_signed else (self._name, self._key)
@@ -40,14 +66,10 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
             .sign(issuer_key, hashes.SHA256())
         )
-        file = folder / f"{host.replace(':', '_')}-{days}-{is_self_signed}.pem"
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        file.write_bytes(private + _pem(certificate))
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(file)
-        return context
+        return private, _pem(certificate)
 
 
 def _builder(
