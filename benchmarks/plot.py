@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,38 +11,44 @@ import matplotlib as mpl
 mpl.use("Agg")  # draws into files, whatever screen there is
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from benchmarks.campaign import Run
 from benchmarks.figures import Spread
 
 _DOTS_PER_INCH: Final = 120
+_COLORS: Final = ("tab:orange", "tab:blue")
 _STYLES: Final = {"p50": "-", "p99": "--", "p99_9": ":"}
 
 
 def draw(runs: Sequence[Run], target: Path, title: str) -> None:
-    """Draw each engine's percentiles over the messages a second that were accepted: fixed rates, then saturation."""
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for color, engine in zip(("tab:blue", "tab:orange"), sorted({run.engine for run in runs}), strict=False):
-        loads = sorted({(run.rate, run.connections) for run in runs if run.engine == engine}, key=_position)
-        repeats = [
-            [run for run in runs if (run.engine, run.rate, run.connections) == (engine, *load)] for load in loads
-        ]
-        rates = [Spread.of([run.measured.accepted_per_second for run in each]).median for each in repeats]
-        for name, style in _STYLES.items():
-            latency = [Spread.of([run.measured.outcome.latency_ms[name] for run in each]).median for each in repeats]
-            marker = "o" if name == "p50" else "."
-            axes.plot(rates, latency, style, marker=marker, color=color, label=f"{engine} {name.replace('_', '.')}")
-        for load, x, each in zip(loads, rates, repeats, strict=True):
-            y = Spread.of([run.measured.outcome.latency_ms["p50"] for run in each]).median
-            label = f"{load[0]:,.0f}/s" if load[0] else f"{load[1]} conns"
-            axes.annotate(label, (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7, color=color)
-    axes.set(xlabel="messages accepted a second", ylabel="milliseconds to the answer", yscale="log", title=title)
-    axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend(fontsize=8)
+    """Draw the percentiles: over the rate that was offered (open loop), and over what was accepted (closed loop)."""
+    figure, (opened, closed) = plt.subplots(1, 2, figsize=(12, 5.5), sharey=True, layout="constrained")
+    for color, engine in zip(_COLORS, sorted({run.engine for run in runs}), strict=False):
+        own = [run for run in runs if run.engine == engine]
+        _draw_loads(opened, [run for run in own if run.rate], engine, color)
+        _draw_loads(closed, [run for run in own if not run.rate], engine, color)
+    opened.set(xlabel="requests due a second", ylabel="milliseconds to the answer", yscale="log", title="Open loop")
+    closed.set(xlabel="messages accepted a second", title="Closed loop, by connections")
+    for axes in (opened, closed):
+        axes.grid(visible=True, which="both", alpha=0.3)
+    closed.legend(fontsize=8)
+    figure.suptitle(title)
     figure.savefig(target, dpi=_DOTS_PER_INCH)
     plt.close(figure)
 
 
-def _position(load: tuple[float, int]) -> tuple[bool, float]:
-    rate, connections = load
-    return rate == 0, rate or connections
+def _draw_loads(axes: Axes, runs: Sequence[Run], engine: str, color: str) -> None:
+    loads = sorted({(run.rate, run.connections) for run in runs})
+    repeats = [[run for run in runs if (run.rate, run.connections) == load] for load in loads]
+    places = [each[0].rate or _median(each, lambda run: run.measured.accepted_per_second) for each in repeats]
+    for name, style in _STYLES.items():
+        latency = [_median(each, lambda run: run.measured.outcome.latency_ms[name]) for each in repeats]  # noqa: B023
+        axes.plot(places, latency, style, marker=".", color=color, label=f"{engine} {name.replace('_', '.')}")
+        for (rate, connections), x, y in zip(loads, places, latency, strict=True):
+            if name == "p50" and not rate:
+                axes.annotate(str(connections), (x, y), textcoords="offset points", xytext=(4, -10), fontsize=8)
+
+
+def _median(runs: Sequence[Run], read: Callable[[Run], float]) -> float:
+    return Spread.of([read(run) for run in runs]).median

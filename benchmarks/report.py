@@ -80,7 +80,8 @@ def ratios_of(results: Results) -> dict[str, dict[str, list[float]]]:
         if run.rate or run.connections != SATURATED:
             continue
         ceiling = results.ceilings[run.repeat]
-        ratios = found.setdefault(run.engine, {"delivered": [], "cpu": []})
+        ratios = found.setdefault(run.engine, {"accepted": [], "delivered": [], "cpu": []})
+        ratios["accepted"].append(run.measured.accepted_per_second / ceiling.requests_per_second)
         ratios["delivered"].append(run.measured.delivered_per_second / ceiling.requests_per_second)
         ratios["cpu"].append(run.measured.cpu_us_of_ours / ceiling.cpu_us_in_all)
     return found
@@ -148,15 +149,20 @@ def _processes(runs: Sequence[Run]) -> str:
 
 
 def _ratios(results: Results) -> str:
-    least = LEAST_OF_CEILING if results.items == 1 else LEAST_BULK_OF_CEILING
+    # What is asked of bulk is to be taken in fast; how fast it leaves is asked of single messages.
+    bounds = {
+        "accepted": None if results.items == 1 else LEAST_BULK_OF_CEILING,
+        "delivered": LEAST_OF_CEILING if results.items == 1 else None,
+    }
     rows = []
     for engine, ratios in ratios_of(results).items():
-        delivered, cpu = Spread.of(ratios["delivered"]), Spread.of(ratios["cpu"])
-        reached = _verdict(delivered.median >= least), _verdict(cpu.median <= MOST_TIMES_ECHO_CPU)
-        rows += [
-            [engine, "delivered/s : ceiling", delivered.text(2), f">= {least}", reached[0]],
-            [engine, "CPU a message : echo's", cpu.text(2), f"<= {MOST_TIMES_ECHO_CPU}", reached[1]],
-        ]
+        for name, least in bounds.items():
+            ratio, wanted = Spread.of(ratios[name]), "" if least is None else f">= {least}"
+            verdict = _verdict(None if least is None else ratio.median >= least)
+            rows.append([engine, f"{name}/s : ceiling", ratio.text(2), wanted, verdict])
+        cpu = Spread.of(ratios["cpu"])
+        verdict = _verdict(cpu.median <= MOST_TIMES_ECHO_CPU)
+        rows.append([engine, "CPU a message : echo's", cpu.text(2), f"<= {MOST_TIMES_ECHO_CPU}", verdict])
     return table(["engine", "ratio", "median", "wanted", ""], rows)
 
 
@@ -169,4 +175,4 @@ def _by_load(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[Run]]]:
     for run in runs:
         groups.setdefault((run.engine, run.connections, run.rate), []).append(run)
     for (engine, connections, rate), repeats in groups.items():
-        yield engine, f"{rate:,.0f}/s" if rate else f"{connections} connections", repeats
+        yield engine, f"{rate:,.0f}/s" if rate else f"{connections} at once", repeats
