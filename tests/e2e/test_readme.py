@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.conftest import Product
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"^```(bash|json)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -30,22 +33,34 @@ def matches(answer: str, shown: str) -> bool:
     return re.search(pattern, answer, re.DOTALL) is not None
 
 
-def test_the_walk_works_as_it_is_written(product, tmp_path):
+def take_the_walk(product: Product, folder: Path, **environment: str) -> None:
+    """Run every step as it is written, at this product's address and with its key, and compare every answer."""
     steps = walk()
     assert len(steps) >= 7
     script = ["set -e"]
     for number, (command, _) in enumerate(steps):
-        here = command.replace("http://127.0.0.1:8080", product.address).replace("/tmp/", f"{tmp_path}/")
+        here = command.replace("http://127.0.0.1:8080", product.address).replace("/tmp/", f"{folder}/")
         here = here.replace("sk_live_...", product.key)
-        script.append(f"{{ {here}\n}} > {tmp_path}/answer-{number}")
+        script.append(f"{{ {here}\n}} > {folder}/answer-{number}")
 
-    done = subprocess.run(["bash", "-c", "\n".join(script)], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
     assert done.returncode == 0, done.stderr
     for number, (_, shown) in enumerate(steps):
         if shown:
-            answer = (tmp_path / f"answer-{number}").read_text().replace(product.address, "http://127.0.0.1:8080")
+            answer = (folder / f"answer-{number}").read_text().replace(product.address, "http://127.0.0.1:8080")
             assert matches(answer, shown), f"the README shows\n{shown}\nand the answer is\n{answer}"
+
+
+def test_the_walk_works_as_it_is_written(product, tmp_path):
+    take_the_walk(product, tmp_path)
 
 
 def test_the_lines_that_up_prints_work_when_pasted(new_product):
