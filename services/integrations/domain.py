@@ -128,6 +128,7 @@ class Integration:
     outbound_disabled: Disabled | None = None
     outbound_missed_since: datetime | None = None  # only in what a change answers that enabled the URL again
     reply_window_seconds: int = 0  # 0 for the installation's default
+    for_each: str = ""  # empty to take a payload as one item
     revision: int = 0
     created_at: datetime
     updated_at: datetime
@@ -146,6 +147,7 @@ class IntegrationChanges:
     to_path: str | None = None
     text_path: str | None = None
     ref_path: str | None = None
+    for_each: str | None = None
     signing_secret: str | None = field(default=None, repr=False)
     signing_header: str | None = None
     outbound_url: str | None = None

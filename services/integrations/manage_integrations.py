@@ -83,6 +83,7 @@ class ManageIntegrations:
             to_path=fields.to_path or "",
             text_path=fields.text_path or "",
             ref_path=fields.ref_path or "",
+            for_each=fields.for_each or "",
             secrets=SigningSecrets(newest=fields.signing_secret or ""),
             signing_header=fields.signing_header or "",
             outbound_url=fields.outbound_url or "",

@@ -66,6 +66,7 @@ class LoadedIntegration:
             to_path=row.to_path,
             text_path=row.text_path,
             ref_path=row.ref_path,
+            for_each=row.for_each,
             secrets=opened_secrets(key_ring, row, owner=row.id),
             signing_header=row.signing_header,
             outbound_url=row.outbound_url,

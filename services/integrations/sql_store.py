@@ -41,6 +41,7 @@ _PLAIN_COLUMNS: Final = (
     "to_path",
     "text_path",
     "ref_path",
+    "for_each",
     "signing_header",
     "outbound_url",
     "default_region",

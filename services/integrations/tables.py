@@ -71,6 +71,7 @@ class IntegrationRow(SQLModel, table=True):
     outbound_disabled_reason: str = Field(sa_column_kwargs={"server_default": ""})
     outbound_missed_since_ms: int | None = Field(sa_type=BigInteger)
     reply_window_seconds: int = Field(sa_column_kwargs={"server_default": "0"})
+    for_each: str = Field(sa_column_kwargs={"server_default": ""})
     revision: int = Field(sa_type=BigInteger)
     created_at_ms: int = Field(sa_type=BigInteger)
     updated_at_ms: int = Field(sa_type=BigInteger)

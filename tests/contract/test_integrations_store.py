@@ -270,6 +270,7 @@ async def test_reads_back_exactly_what_was_stored(stores, tenant):
         name="Ünïcode 中文 👩‍👧 '; --",
         to_path="a.b",
         ref_path="",
+        for_each="$.älerts[*]",
         outbound_url="https://example.com/x?y=%20",
         default_region="SG",
         priority="high",
@@ -385,6 +386,7 @@ async def test_a_release_that_does_not_know_the_newest_columns_can_insert(stores
         on_overflow="truncate",
         outbound_events=("message.failed",),
         reply_window_seconds=60,
+        for_each="$.alerts[*]",
     )
     old = "tenant_id, name, preset, to_path, text_path, ref_path, signing_header, outbound_url, default_region"
     old += ", revision, created_at_ms, updated_at_ms"
@@ -402,6 +404,7 @@ async def test_a_release_that_does_not_know_the_newest_columns_can_insert(stores
     assert (inserted.max_segments, inserted.on_overflow) == (0, "reject")
     assert (inserted.outbound_events, inserted.reply_window_seconds) == (("message.received",), 0)
     assert (inserted.outbound_disabled, inserted.secrets) == (None, NO_SECRETS)
+    assert inserted.for_each == ""
 
 
 async def test_deleting_forgets_every_address(stores, tenant):

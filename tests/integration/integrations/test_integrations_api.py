@@ -42,6 +42,7 @@ async def test_creates_an_integration_with_the_presets_defaults(clients, owner):
     assert made.ingress_url == f"https://sms.example/v1/ingress/{made.ingress_key}"
     assert (made.name, made.preset) == ("Order system", "generic")
     assert (made.to_path, made.text_path, made.ref_path) == ("to", "text", "ref")
+    assert made.for_each == ""
     assert (made.signed, made.signing_header) == (False, "X-Webhook-Signature")
     assert (made.outbound_url, made.default_region) == ("", "")
     assert (made.priority, made.on_unknown, made.HasField("dedupe")) == ("normal", "resend", False)
@@ -198,6 +199,24 @@ async def test_put_and_patch_set_keep_and_reset_sender_tag_and_limit(clients, ow
     assert how_sent(reset) == ("", "", 0, "reject")
 
 
+async def test_put_and_patch_set_keep_and_reset_where_the_items_are(clients, owner):
+    api = clients.integrations
+    made = await api.CreateIntegration(CreateIntegrationRequest(name="shop", for_each="$.alerts[*]"), metadata=owner)
+
+    kept = await api.UpdateIntegration(UpdateIntegrationRequest(id=made.id, name="other"), metadata=owner)
+    patched = await api.UpdateIntegration(UpdateIntegrationRequest(id=made.id, for_each="items"), metadata=owner)
+    cleared = await api.UpdateIntegration(UpdateIntegrationRequest(id=made.id, for_each=""), metadata=owner)
+    replaced = await api.ReplaceIntegration(
+        ReplaceIntegrationRequest(id=made.id, name="shop", for_each="a.b[*]"), metadata=owner
+    )
+    learned = (await resolve(clients, made.ingress_key)).integration
+    reset = await api.ReplaceIntegration(ReplaceIntegrationRequest(id=made.id, name="shop"), metadata=owner)
+
+    asked = ("$.alerts[*]", "$.alerts[*]", "items", "", "a.b[*]", "")
+    assert tuple(each.for_each for each in (made, kept, patched, cleared, replaced, reset)) == asked
+    assert learned.for_each == "a.b[*]"
+
+
 async def test_the_other_services_learn_how_messages_are_sent(clients, owner):
     made = await clients.integrations.CreateIntegration(
         CreateIntegrationRequest(
@@ -230,6 +249,7 @@ async def test_lists_every_wrong_field_at_once(clients, owner, refusal):
                 to_path="$..*",
                 text_path="",
                 ref_path="a[",
+                for_each="$.a[*].b[*].c[*]",
                 signing_secret="short",
                 signing_header="Host",
                 outbound_url="ftp://x",
@@ -255,6 +275,7 @@ async def test_lists_every_wrong_field_at_once(clients, owner, refusal):
         "toPath",
         "textPath",
         "refPath",
+        "forEach",
         "signingSecret",
         "signingHeader",
         "outboundUrl",

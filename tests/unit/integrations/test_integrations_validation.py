@@ -281,6 +281,7 @@ def test_a_new_integration_gets_the_presets_defaults():
         to_path="to",
         text_path="body",
         ref_path="ref",
+        for_each="",
         signing_header="X-Webhook-Signature",
         outbound_url="",
         default_region="",

@@ -53,6 +53,7 @@ class Integration(_message.Message):
     OUTBOUND_MISSED_SINCE_FIELD_NUMBER: _builtins.int
     REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
     PREVIOUS_SIGNING_SECRET_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    FOR_EACH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id manages the integration and is no secret: `wkh_` and 26 characters."""
     name: _builtins.str
@@ -98,6 +99,10 @@ class Integration(_message.Message):
     reply_window_seconds: _builtins.int
     """reply_window_seconds is for how long an inbound message counts as a reply to a message of this integration; 0 for
     the installation's default.
+    """
+    for_each: _builtins.str
+    """for_each finds the items of a payload, each of which makes a message: the other paths start at the item. Empty to
+    take a payload as one item, or an array at its root as its elements.
     """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -159,10 +164,11 @@ class Integration(_message.Message):
         outbound_missed_since: _timestamp_pb2.Timestamp | None = ...,
         reply_window_seconds: _builtins.int = ...,
         previous_signing_secret_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        for_each: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_outbound_disabled_reason", b"_outbound_disabled_reason", "created_at", b"created_at", "dedupe", b"dedupe", "outbound_disabled_at", b"outbound_disabled_at", "outbound_disabled_reason", b"outbound_disabled_reason", "outbound_missed_since", b"outbound_missed_since", "previous_signing_secret_expires_at", b"previous_signing_secret_expires_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outbound_disabled_reason", b"_outbound_disabled_reason", "created_at", b"created_at", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "id", b"id", "ingress_key", b"ingress_key", "ingress_url", b"ingress_url", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_disabled_at", b"outbound_disabled_at", "outbound_disabled_reason", b"outbound_disabled_reason", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_missed_since", b"outbound_missed_since", "outbound_url", b"outbound_url", "preset", b"preset", "previous_signing_secret_expires_at", b"previous_signing_secret_expires_at", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signed", b"signed", "signing_header", b"signing_header", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outbound_disabled_reason", b"_outbound_disabled_reason", "created_at", b"created_at", "dedupe", b"dedupe", "default_region", b"default_region", "for_each", b"for_each", "from", b"from", "id", b"id", "ingress_key", b"ingress_key", "ingress_url", b"ingress_url", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_disabled_at", b"outbound_disabled_at", "outbound_disabled_reason", b"outbound_disabled_reason", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_missed_since", b"outbound_missed_since", "outbound_url", b"outbound_url", "preset", b"preset", "previous_signing_secret_expires_at", b"previous_signing_secret_expires_at", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signed", b"signed", "signing_header", b"signing_header", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__outbound_disabled_reason: _TypeAlias = _typing.Literal["outbound_disabled_reason"]  # noqa: Y015
     _WhichOneofArgType__outbound_disabled_reason: _TypeAlias = _typing.Literal["_outbound_disabled_reason", b"_outbound_disabled_reason"]  # noqa: Y015

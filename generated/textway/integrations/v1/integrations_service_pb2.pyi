@@ -45,6 +45,7 @@ class CreateIntegrationRequest(_message.Message):
     OUTBOUND_EVENTS_FIELD_NUMBER: _builtins.int
     OUTBOUND_ENABLED_FIELD_NUMBER: _builtins.int
     REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    FOR_EACH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is required, 1 to 100 characters."""
     preset: _builtins.str
@@ -81,6 +82,10 @@ class CreateIntegrationRequest(_message.Message):
     """reply_window_seconds is for how long an inbound message counts as a reply to a message of this integration: 60 to
     2592000, or 0 for the installation's default.
     """
+    for_each: _builtins.str
+    """for_each finds the items of a payload, such as `$.alerts[*]`, each of which makes a message: the other paths start
+    at the item. Empty to take a payload as one item, or an array at its root as its elements.
+    """
     @_builtins.property
     def dedupe(self) -> _integration_pb2.Dedupe:
         """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
@@ -112,15 +117,18 @@ class CreateIntegrationRequest(_message.Message):
         outbound_events: _abc.Iterable[_builtins.str] | None = ...,
         outbound_enabled: _builtins.bool | None = ...,
         reply_window_seconds: _builtins.int | None = ...,
+        for_each: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "max_segments", b"max_segments", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_for_each", b"_for_each", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "for_each", b"for_each", "from", b"from", "max_segments", b"max_segments", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_for_each", b"_for_each", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "for_each", b"for_each", "from", b"from", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
     _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
+    _WhichOneofReturnType__for_each: _TypeAlias = _typing.Literal["for_each"]  # noqa: Y015
+    _WhichOneofArgType__for_each: _TypeAlias = _typing.Literal["_for_each", b"_for_each"]  # noqa: Y015
     _WhichOneofReturnType__from: _TypeAlias = _typing.Literal["from"]  # noqa: Y015
     _WhichOneofArgType__from: _TypeAlias = _typing.Literal["_from", b"_from"]  # noqa: Y015
     _WhichOneofReturnType__max_segments: _TypeAlias = _typing.Literal["max_segments"]  # noqa: Y015
@@ -155,6 +163,8 @@ class CreateIntegrationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe) -> _WhichOneofReturnType__dedupe | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__for_each) -> _WhichOneofReturnType__for_each | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__from) -> _WhichOneofReturnType__from | None: ...
     @_typing.overload
@@ -293,6 +303,7 @@ class ReplaceIntegrationRequest(_message.Message):
     OUTBOUND_ENABLED_FIELD_NUMBER: _builtins.int
     REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
     SIGNING_SECRET_OVERLAP_SECONDS_FIELD_NUMBER: _builtins.int
+    FOR_EACH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     name: _builtins.str
@@ -336,6 +347,10 @@ class ReplaceIntegrationRequest(_message.Message):
     and on what is sent to outbound_url: 0 to 604800, default 86400; 0 cuts it off. Without a new secret it ends an
     overlap that is under way sooner, and never later.
     """
+    for_each: _builtins.str
+    """for_each finds the items of a payload, such as `$.alerts[*]`, each of which makes a message: the other paths start
+    at the item. Empty to take a payload as one item, or an array at its root as its elements.
+    """
     @_builtins.property
     def dedupe(self) -> _integration_pb2.Dedupe:
         """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
@@ -369,15 +384,18 @@ class ReplaceIntegrationRequest(_message.Message):
         outbound_enabled: _builtins.bool | None = ...,
         reply_window_seconds: _builtins.int | None = ...,
         signing_secret_overlap_seconds: _builtins.int | None = ...,
+        for_each: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "max_segments", b"max_segments", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_for_each", b"_for_each", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "for_each", b"for_each", "from", b"from", "max_segments", b"max_segments", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "id", b"id", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_for_each", b"_for_each", "_from", b"_from", "_max_segments", b"_max_segments", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_preset", b"_preset", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "for_each", b"for_each", "from", b"from", "id", b"id", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "preset", b"preset", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
     _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
+    _WhichOneofReturnType__for_each: _TypeAlias = _typing.Literal["for_each"]  # noqa: Y015
+    _WhichOneofArgType__for_each: _TypeAlias = _typing.Literal["_for_each", b"_for_each"]  # noqa: Y015
     _WhichOneofReturnType__from: _TypeAlias = _typing.Literal["from"]  # noqa: Y015
     _WhichOneofArgType__from: _TypeAlias = _typing.Literal["_from", b"_from"]  # noqa: Y015
     _WhichOneofReturnType__max_segments: _TypeAlias = _typing.Literal["max_segments"]  # noqa: Y015
@@ -414,6 +432,8 @@ class ReplaceIntegrationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe) -> _WhichOneofReturnType__dedupe | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__for_each) -> _WhichOneofReturnType__for_each | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__from) -> _WhichOneofReturnType__from | None: ...
     @_typing.overload
@@ -475,6 +495,7 @@ class UpdateIntegrationRequest(_message.Message):
     OUTBOUND_ENABLED_FIELD_NUMBER: _builtins.int
     REPLY_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
     SIGNING_SECRET_OVERLAP_SECONDS_FIELD_NUMBER: _builtins.int
+    FOR_EACH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     name: _builtins.str
@@ -516,6 +537,10 @@ class UpdateIntegrationRequest(_message.Message):
     and on what is sent to outbound_url: 0 to 604800, default 86400; 0 cuts it off. Without a new secret it ends an
     overlap that is under way sooner, and never later.
     """
+    for_each: _builtins.str
+    """for_each finds the items of a payload, such as `$.alerts[*]`, each of which makes a message: the other paths start
+    at the item. Empty to take a payload as one item, or an array at its root as its elements.
+    """
     @_builtins.property
     def dedupe(self) -> _integration_pb2.Dedupe:
         """dedupe tells payloads apart that mean the same message; unset to take every payload for a new one."""
@@ -548,15 +573,18 @@ class UpdateIntegrationRequest(_message.Message):
         outbound_enabled: _builtins.bool | None = ...,
         reply_window_seconds: _builtins.int | None = ...,
         signing_secret_overlap_seconds: _builtins.int | None = ...,
+        for_each: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_name", b"_name", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_for_each", b"_for_each", "_from", b"_from", "_max_segments", b"_max_segments", "_name", b"_name", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "for_each", b"for_each", "from", b"from", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_from", b"_from", "_max_segments", b"_max_segments", "_name", b"_name", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "from", b"from", "id", b"id", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe", "_default_region", b"_default_region", "_for_each", b"_for_each", "_from", b"_from", "_max_segments", b"_max_segments", "_name", b"_name", "_on_overflow", b"_on_overflow", "_on_unknown", b"_on_unknown", "_outbound_enabled", b"_outbound_enabled", "_outbound_url", b"_outbound_url", "_priority", b"_priority", "_ref_path", b"_ref_path", "_reply_window_seconds", b"_reply_window_seconds", "_signing_header", b"_signing_header", "_signing_secret", b"_signing_secret", "_signing_secret_overlap_seconds", b"_signing_secret_overlap_seconds", "_tag", b"_tag", "_text_path", b"_text_path", "_to_path", b"_to_path", "dedupe", b"dedupe", "default_region", b"default_region", "for_each", b"for_each", "from", b"from", "id", b"id", "max_segments", b"max_segments", "name", b"name", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "outbound_enabled", b"outbound_enabled", "outbound_events", b"outbound_events", "outbound_url", b"outbound_url", "priority", b"priority", "ref_path", b"ref_path", "reply_window_seconds", b"reply_window_seconds", "signing_header", b"signing_header", "signing_secret", b"signing_secret", "signing_secret_overlap_seconds", b"signing_secret_overlap_seconds", "tag", b"tag", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedupe: _TypeAlias = _typing.Literal["dedupe"]  # noqa: Y015
     _WhichOneofArgType__dedupe: _TypeAlias = _typing.Literal["_dedupe", b"_dedupe"]  # noqa: Y015
     _WhichOneofReturnType__default_region: _TypeAlias = _typing.Literal["default_region"]  # noqa: Y015
     _WhichOneofArgType__default_region: _TypeAlias = _typing.Literal["_default_region", b"_default_region"]  # noqa: Y015
+    _WhichOneofReturnType__for_each: _TypeAlias = _typing.Literal["for_each"]  # noqa: Y015
+    _WhichOneofArgType__for_each: _TypeAlias = _typing.Literal["_for_each", b"_for_each"]  # noqa: Y015
     _WhichOneofReturnType__from: _TypeAlias = _typing.Literal["from"]  # noqa: Y015
     _WhichOneofArgType__from: _TypeAlias = _typing.Literal["_from", b"_from"]  # noqa: Y015
     _WhichOneofReturnType__max_segments: _TypeAlias = _typing.Literal["max_segments"]  # noqa: Y015
@@ -593,6 +621,8 @@ class UpdateIntegrationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe) -> _WhichOneofReturnType__dedupe | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_region) -> _WhichOneofReturnType__default_region | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__for_each) -> _WhichOneofReturnType__for_each | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__from) -> _WhichOneofReturnType__from | None: ...
     @_typing.overload

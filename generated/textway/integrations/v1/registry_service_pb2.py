@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.textway/integrations/v1/registry_service.proto\x12\x17textway.integrations.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x04\n\x11IntegrationConfig\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x15\n\rtenant_active\x18\x03 \x01(\x08\x12\x39\n\x0cingress_keys\x18\x04 \x03(\x0b\x32#.textway.integrations.v1.IngressKey\x12\x0f\n\x07to_path\x18\x05 \x01(\t\x12\x11\n\ttext_path\x18\x06 \x01(\t\x12\x10\n\x08ref_path\x18\x07 \x01(\t\x12\x17\n\x0fsigning_secrets\x18\x08 \x03(\t\x12\x16\n\x0esigning_header\x18\t \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_region\x18\n \x01(\t\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12\x10\n\x08priority\x18\x0c \x01(\t\x12\x12\n\non_unknown\x18\r \x01(\t\x12\x12\n\ndedupe_key\x18\x0e \x01(\t\x12\x1d\n\x15\x64\x65\x64upe_window_seconds\x18\x0f \x01(\x05\x12\x13\n\x0b\x64\x65\x64upe_mode\x18\x10 \x01(\t\x12\x0e\n\x06sender\x18\x11 \x01(\t\x12\x0b\n\x03tag\x18\x12 \x01(\t\x12\x14\n\x0cmax_segments\x18\x13 \x01(\x05\x12\x13\n\x0bon_overflow\x18\x14 \x01(\t\x12\x43\n\x13old_signing_secrets\x18\x15 \x03(\x0b\x32&.textway.integrations.v1.SigningSecret\"O\n\rSigningSecret\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\nIngressKey\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x18WatchIntegrationsRequest\x12\x18\n\x10\x61pplied_revision\x18\x01 \x01(\x03\x12\x0c\n\x04ping\x18\x02 \x01(\x03\"\xbe\x01\n\x19WatchIntegrationsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12;\n\x07\x63hanged\x18\x02 \x03(\x0b\x32*.textway.integrations.v1.IntegrationConfig\x12\x13\n\x0b\x64\x65leted_ids\x18\x03 \x03(\t\x12\x19\n\x11snapshot_complete\x18\x04 \x01(\x08\x12\x0c\n\x04pong\x18\x05 \x01(\x03\x12\x14\n\x0c\x65xact_for_ms\x18\x06 \x01(\x05\"*\n\x18ResolveIngressKeyRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"\\\n\x19ResolveIngressKeyResponse\x12?\n\x0bintegration\x18\x01 \x01(\x0b\x32*.textway.integrations.v1.IntegrationConfig\",\n\x19\x41uthenticateApiKeyRequest\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\"?\n\x1a\x41uthenticateApiKeyResponse\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"E\n\x18GetWebhookTargetsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\"\x95\x01\n\x19GetWebhookTargetsResponse\x12?\n\x0bintegration\x18\x01 \x01(\x0b\x32*.textway.integrations.v1.IntegrationTarget\x12\x37\n\x07webhook\x18\x02 \x01(\x0b\x32&.textway.integrations.v1.WebhookTarget\"\x85\x01\n\x11IntegrationTarget\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x38\n\x08outbound\x18\x03 \x01(\x0b\x32&.textway.integrations.v1.WebhookTarget\x12\x1c\n\x14reply_window_seconds\x18\x04 \x01(\x05\"v\n\rWebhookTarget\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x02 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x03 \x03(\t\x12\x37\n\x07secrets\x18\x04 \x03(\x0b\x32&.textway.integrations.v1.SigningSecret\"\x98\x01\n\x1b\x44isableWebhookTargetRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x31\n\rfailing_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1e\n\x1c\x44isableWebhookTargetResponse2\x8e\x05\n\x0fRegistryService\x12~\n\x11WatchIntegrations\x12\x31.textway.integrations.v1.WatchIntegrationsRequest\x1a\x32.textway.integrations.v1.WatchIntegrationsResponse(\x01\x30\x01\x12z\n\x11ResolveIngressKey\x12\x31.textway.integrations.v1.ResolveIngressKeyRequest\x1a\x32.textway.integrations.v1.ResolveIngressKeyResponse\x12}\n\x12\x41uthenticateApiKey\x12\x32.textway.integrations.v1.AuthenticateApiKeyRequest\x1a\x33.textway.integrations.v1.AuthenticateApiKeyResponse\x12z\n\x11GetWebhookTargets\x12\x31.textway.integrations.v1.GetWebhookTargetsRequest\x1a\x32.textway.integrations.v1.GetWebhookTargetsResponse\x12\x83\x01\n\x14\x44isableWebhookTarget\x12\x34.textway.integrations.v1.DisableWebhookTargetRequest\x1a\x35.textway.integrations.v1.DisableWebhookTargetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.textway/integrations/v1/registry_service.proto\x12\x17textway.integrations.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x04\n\x11IntegrationConfig\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x15\n\rtenant_active\x18\x03 \x01(\x08\x12\x39\n\x0cingress_keys\x18\x04 \x03(\x0b\x32#.textway.integrations.v1.IngressKey\x12\x0f\n\x07to_path\x18\x05 \x01(\t\x12\x11\n\ttext_path\x18\x06 \x01(\t\x12\x10\n\x08ref_path\x18\x07 \x01(\t\x12\x17\n\x0fsigning_secrets\x18\x08 \x03(\t\x12\x16\n\x0esigning_header\x18\t \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_region\x18\n \x01(\t\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12\x10\n\x08priority\x18\x0c \x01(\t\x12\x12\n\non_unknown\x18\r \x01(\t\x12\x12\n\ndedupe_key\x18\x0e \x01(\t\x12\x1d\n\x15\x64\x65\x64upe_window_seconds\x18\x0f \x01(\x05\x12\x13\n\x0b\x64\x65\x64upe_mode\x18\x10 \x01(\t\x12\x0e\n\x06sender\x18\x11 \x01(\t\x12\x0b\n\x03tag\x18\x12 \x01(\t\x12\x14\n\x0cmax_segments\x18\x13 \x01(\x05\x12\x13\n\x0bon_overflow\x18\x14 \x01(\t\x12\x43\n\x13old_signing_secrets\x18\x15 \x03(\x0b\x32&.textway.integrations.v1.SigningSecret\x12\x10\n\x08\x66or_each\x18\x16 \x01(\t\"O\n\rSigningSecret\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\nIngressKey\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x18WatchIntegrationsRequest\x12\x18\n\x10\x61pplied_revision\x18\x01 \x01(\x03\x12\x0c\n\x04ping\x18\x02 \x01(\x03\"\xbe\x01\n\x19WatchIntegrationsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12;\n\x07\x63hanged\x18\x02 \x03(\x0b\x32*.textway.integrations.v1.IntegrationConfig\x12\x13\n\x0b\x64\x65leted_ids\x18\x03 \x03(\t\x12\x19\n\x11snapshot_complete\x18\x04 \x01(\x08\x12\x0c\n\x04pong\x18\x05 \x01(\x03\x12\x14\n\x0c\x65xact_for_ms\x18\x06 \x01(\x05\"*\n\x18ResolveIngressKeyRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"\\\n\x19ResolveIngressKeyResponse\x12?\n\x0bintegration\x18\x01 \x01(\x0b\x32*.textway.integrations.v1.IntegrationConfig\",\n\x19\x41uthenticateApiKeyRequest\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\"?\n\x1a\x41uthenticateApiKeyResponse\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"E\n\x18GetWebhookTargetsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\"\x95\x01\n\x19GetWebhookTargetsResponse\x12?\n\x0bintegration\x18\x01 \x01(\x0b\x32*.textway.integrations.v1.IntegrationTarget\x12\x37\n\x07webhook\x18\x02 \x01(\x0b\x32&.textway.integrations.v1.WebhookTarget\"\x85\x01\n\x11IntegrationTarget\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x38\n\x08outbound\x18\x03 \x01(\x0b\x32&.textway.integrations.v1.WebhookTarget\x12\x1c\n\x14reply_window_seconds\x18\x04 \x01(\x05\"v\n\rWebhookTarget\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x02 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x03 \x03(\t\x12\x37\n\x07secrets\x18\x04 \x03(\x0b\x32&.textway.integrations.v1.SigningSecret\"\x98\x01\n\x1b\x44isableWebhookTargetRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x31\n\rfailing_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1e\n\x1c\x44isableWebhookTargetResponse2\x8e\x05\n\x0fRegistryService\x12~\n\x11WatchIntegrations\x12\x31.textway.integrations.v1.WatchIntegrationsRequest\x1a\x32.textway.integrations.v1.WatchIntegrationsResponse(\x01\x30\x01\x12z\n\x11ResolveIngressKey\x12\x31.textway.integrations.v1.ResolveIngressKeyRequest\x1a\x32.textway.integrations.v1.ResolveIngressKeyResponse\x12}\n\x12\x41uthenticateApiKey\x12\x32.textway.integrations.v1.AuthenticateApiKeyRequest\x1a\x33.textway.integrations.v1.AuthenticateApiKeyResponse\x12z\n\x11GetWebhookTargets\x12\x31.textway.integrations.v1.GetWebhookTargetsRequest\x1a\x32.textway.integrations.v1.GetWebhookTargetsResponse\x12\x83\x01\n\x14\x44isableWebhookTarget\x12\x34.textway.integrations.v1.DisableWebhookTargetRequest\x1a\x35.textway.integrations.v1.DisableWebhookTargetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,35 +33,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'textway.integrations.v1.reg
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INTEGRATIONCONFIG']._serialized_start=109
-  _globals['_INTEGRATIONCONFIG']._serialized_end=637
-  _globals['_SIGNINGSECRET']._serialized_start=639
-  _globals['_SIGNINGSECRET']._serialized_end=718
-  _globals['_INGRESSKEY']._serialized_start=720
-  _globals['_INGRESSKEY']._serialized_end=796
-  _globals['_WATCHINTEGRATIONSREQUEST']._serialized_start=798
-  _globals['_WATCHINTEGRATIONSREQUEST']._serialized_end=864
-  _globals['_WATCHINTEGRATIONSRESPONSE']._serialized_start=867
-  _globals['_WATCHINTEGRATIONSRESPONSE']._serialized_end=1057
-  _globals['_RESOLVEINGRESSKEYREQUEST']._serialized_start=1059
-  _globals['_RESOLVEINGRESSKEYREQUEST']._serialized_end=1101
-  _globals['_RESOLVEINGRESSKEYRESPONSE']._serialized_start=1103
-  _globals['_RESOLVEINGRESSKEYRESPONSE']._serialized_end=1195
-  _globals['_AUTHENTICATEAPIKEYREQUEST']._serialized_start=1197
-  _globals['_AUTHENTICATEAPIKEYREQUEST']._serialized_end=1241
-  _globals['_AUTHENTICATEAPIKEYRESPONSE']._serialized_start=1243
-  _globals['_AUTHENTICATEAPIKEYRESPONSE']._serialized_end=1306
-  _globals['_GETWEBHOOKTARGETSREQUEST']._serialized_start=1308
-  _globals['_GETWEBHOOKTARGETSREQUEST']._serialized_end=1377
-  _globals['_GETWEBHOOKTARGETSRESPONSE']._serialized_start=1380
-  _globals['_GETWEBHOOKTARGETSRESPONSE']._serialized_end=1529
-  _globals['_INTEGRATIONTARGET']._serialized_start=1532
-  _globals['_INTEGRATIONTARGET']._serialized_end=1665
-  _globals['_WEBHOOKTARGET']._serialized_start=1667
-  _globals['_WEBHOOKTARGET']._serialized_end=1785
-  _globals['_DISABLEWEBHOOKTARGETREQUEST']._serialized_start=1788
-  _globals['_DISABLEWEBHOOKTARGETREQUEST']._serialized_end=1940
-  _globals['_DISABLEWEBHOOKTARGETRESPONSE']._serialized_start=1942
-  _globals['_DISABLEWEBHOOKTARGETRESPONSE']._serialized_end=1972
-  _globals['_REGISTRYSERVICE']._serialized_start=1975
-  _globals['_REGISTRYSERVICE']._serialized_end=2629
+  _globals['_INTEGRATIONCONFIG']._serialized_end=655
+  _globals['_SIGNINGSECRET']._serialized_start=657
+  _globals['_SIGNINGSECRET']._serialized_end=736
+  _globals['_INGRESSKEY']._serialized_start=738
+  _globals['_INGRESSKEY']._serialized_end=814
+  _globals['_WATCHINTEGRATIONSREQUEST']._serialized_start=816
+  _globals['_WATCHINTEGRATIONSREQUEST']._serialized_end=882
+  _globals['_WATCHINTEGRATIONSRESPONSE']._serialized_start=885
+  _globals['_WATCHINTEGRATIONSRESPONSE']._serialized_end=1075
+  _globals['_RESOLVEINGRESSKEYREQUEST']._serialized_start=1077
+  _globals['_RESOLVEINGRESSKEYREQUEST']._serialized_end=1119
+  _globals['_RESOLVEINGRESSKEYRESPONSE']._serialized_start=1121
+  _globals['_RESOLVEINGRESSKEYRESPONSE']._serialized_end=1213
+  _globals['_AUTHENTICATEAPIKEYREQUEST']._serialized_start=1215
+  _globals['_AUTHENTICATEAPIKEYREQUEST']._serialized_end=1259
+  _globals['_AUTHENTICATEAPIKEYRESPONSE']._serialized_start=1261
+  _globals['_AUTHENTICATEAPIKEYRESPONSE']._serialized_end=1324
+  _globals['_GETWEBHOOKTARGETSREQUEST']._serialized_start=1326
+  _globals['_GETWEBHOOKTARGETSREQUEST']._serialized_end=1395
+  _globals['_GETWEBHOOKTARGETSRESPONSE']._serialized_start=1398
+  _globals['_GETWEBHOOKTARGETSRESPONSE']._serialized_end=1547
+  _globals['_INTEGRATIONTARGET']._serialized_start=1550
+  _globals['_INTEGRATIONTARGET']._serialized_end=1683
+  _globals['_WEBHOOKTARGET']._serialized_start=1685
+  _globals['_WEBHOOKTARGET']._serialized_end=1803
+  _globals['_DISABLEWEBHOOKTARGETREQUEST']._serialized_start=1806
+  _globals['_DISABLEWEBHOOKTARGETREQUEST']._serialized_end=1958
+  _globals['_DISABLEWEBHOOKTARGETRESPONSE']._serialized_start=1960
+  _globals['_DISABLEWEBHOOKTARGETRESPONSE']._serialized_end=1990
+  _globals['_REGISTRYSERVICE']._serialized_start=1993
+  _globals['_REGISTRYSERVICE']._serialized_end=2647
 # @@protoc_insertion_point(module_scope)

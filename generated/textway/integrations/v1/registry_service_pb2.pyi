@@ -46,6 +46,7 @@ class IntegrationConfig(_message.Message):
     MAX_SEGMENTS_FIELD_NUMBER: _builtins.int
     ON_OVERFLOW_FIELD_NUMBER: _builtins.int
     OLD_SIGNING_SECRETS_FIELD_NUMBER: _builtins.int
+    FOR_EACH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the integration's `wkh_` id."""
     tenant_id: _builtins.str
@@ -82,6 +83,8 @@ class IntegrationConfig(_message.Message):
     """max_segments is how many SMS parts a text may take; 0 for no limit."""
     on_overflow: _builtins.str
     """on_overflow is `reject`, `truncate` or `transliterate`: what becomes of a text that takes more."""
+    for_each: _builtins.str
+    """for_each finds the items of a payload; the other paths start at the item. Empty for none."""
     @_builtins.property
     def ingress_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngressKey]:
         """ingress_keys are the addresses that lead here."""
@@ -120,10 +123,11 @@ class IntegrationConfig(_message.Message):
         max_segments: _builtins.int = ...,
         on_overflow: _builtins.str = ...,
         old_signing_secrets: _abc.Iterable[Global___SigningSecret] | None = ...,
+        for_each: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe_key", b"dedupe_key", "dedupe_mode", b"dedupe_mode", "dedupe_window_seconds", b"dedupe_window_seconds", "default_region", b"default_region", "id", b"id", "ingress_keys", b"ingress_keys", "max_segments", b"max_segments", "old_signing_secrets", b"old_signing_secrets", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "priority", b"priority", "ref_path", b"ref_path", "revision", b"revision", "sender", b"sender", "signing_header", b"signing_header", "signing_secrets", b"signing_secrets", "tag", b"tag", "tenant_active", b"tenant_active", "tenant_id", b"tenant_id", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe_key", b"dedupe_key", "dedupe_mode", b"dedupe_mode", "dedupe_window_seconds", b"dedupe_window_seconds", "default_region", b"default_region", "for_each", b"for_each", "id", b"id", "ingress_keys", b"ingress_keys", "max_segments", b"max_segments", "old_signing_secrets", b"old_signing_secrets", "on_overflow", b"on_overflow", "on_unknown", b"on_unknown", "priority", b"priority", "ref_path", b"ref_path", "revision", b"revision", "sender", b"sender", "signing_header", b"signing_header", "signing_secrets", b"signing_secrets", "tag", b"tag", "tenant_active", b"tenant_active", "tenant_id", b"tenant_id", "text_path", b"text_path", "to_path", b"to_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
