@@ -19,6 +19,7 @@ class Batcher(Generic[Item, Result]):
     """Turns many calls of `submit` into few calls of a handler.
 
     The handler gets 1 to `max_size` items in the order in which they were submitted and returns one result for each.
+    With `weigh`, `max_size` is what a batch's items may weigh together; an item that weighs more goes alone.
     At most `concurrency` handlers run at once. When a handler raises, each of its items' callers gets that exception;
     when it raises UnavailableError, so do all who wait behind it, for they have waited long enough for the same thing.
     A caller that is cancelled while its item waits takes the item back; one whose batch is under way can not.
@@ -30,11 +31,13 @@ class Batcher(Generic[Item, Result]):
         *,
         max_size: int,
         concurrency: int = 1,
+        weigh: Callable[[Item], int] = lambda _: 1,
         name: str = "",
     ) -> None:
         """Take `name` for the sizes of the batches to be counted under it."""
         self._handler = handler
         self._max_size = max_size
+        self._weigh = weigh
         self._sizes = BATCH_SIZE.labels(name) if name else None
         self._free = concurrency
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -74,10 +77,15 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        while self._waiting and len(batch) < self._max_size:
-            entry = self._waiting.popleft()
-            if not entry[1].cancelled():
-                batch.append(entry)
+        room = self._max_size
+        while self._waiting:
+            item, future = self._waiting[0]
+            if not future.cancelled():
+                room -= self._weigh(item)
+                if batch and room < 0:
+                    break
+                batch.append((item, future))
+            self._waiting.popleft()
         return batch
 
     async def _handle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:

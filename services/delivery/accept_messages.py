@@ -24,6 +24,7 @@ from services.delivery.domain import (
     MAX_TAG_LENGTH,
     MAX_TEXT_LENGTH,
     Accepted,
+    BatchPlace,
     DedupeKey,
     IdempotencyKey,
     NewMessage,
@@ -32,8 +33,8 @@ from services.delivery.domain import (
 )
 from services.delivery.errors import InvalidRecipientError, TextTooLongError
 
-MAX_SUBMISSIONS: Final = 500
-MAX_CALLS_IN_COMMIT: Final = 200
+MAX_SUBMISSIONS: Final = 1_000
+MAX_MESSAGES_IN_COMMIT: Final = 1_000
 CHANNEL: Final = "sms"
 IDEMPOTENCY_WINDOW: Final = timedelta(hours=24)
 
@@ -44,6 +45,7 @@ class Idempotency:
 
     key: str
     request_sha256: bytes
+    batch: BatchPlace | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ class AcceptMessages:
         self._validity = validity
         self._queue_of = queue_of  # the route in whose queue a message waits
         self._on_stored = on_stored
-        self._commits = Batcher(self._commit, max_size=MAX_CALLS_IN_COMMIT, name="accept")
+        self._commits = Batcher(self._commit, max_size=MAX_MESSAGES_IN_COMMIT, weigh=len, name="accept")
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Accepted]:
         """Store all of them or none, repeats excepted, and return the answer to each.
@@ -118,6 +120,10 @@ class AcceptMessages:
         accepted = await self._commits.submit([self._new_message(submission) for submission in submissions])
         metrics.ACCEPT_SECONDS.observe(time.perf_counter() - started)
         return accepted
+
+    def new_batch_id(self) -> str:
+        """Return an id for the messages that one request makes."""
+        return new_id("bat", self._clock.now())
 
     async def drain(self) -> None:
         """Return when every call has its answer."""
@@ -172,6 +178,7 @@ def _idempotency_key(submission: Submission, now: datetime) -> IdempotencyKey | 
         key=given.key,
         request_sha256=given.request_sha256,
         expires_at=now + IDEMPOTENCY_WINDOW,
+        batch=given.batch,
     )
 
 

@@ -17,6 +17,7 @@ from servicekit.paging import PageRequest, page_request, page_token
 from services.delivery.accept_messages import IDEMPOTENCY_WINDOW, Dedupe, Idempotency, Submission, checked_submission
 from services.delivery.domain import (
     Accepted,
+    BatchPlace,
     IdempotencyKey,
     Message,
     MessageFilter,
@@ -29,6 +30,8 @@ from services.delivery.timeline import Step
 from textway.delivery.v1 import message_pb2, messages_service_pb2, submission_service_pb2
 
 ANNOTATE: Final = "annotate"
+# A payload has no more bytes, so that only the repeats of another one can have more.
+MAX_REPEATED_TEXT_BYTES: Final = 262_144
 
 
 def wanted_message(
@@ -97,6 +100,43 @@ def submission(request: submission_service_pb2.Submission) -> Submission:
     )
 
 
+def batch(request: submission_service_pb2.SubmitBatchRequest, batch_id: str) -> list[Submission]:
+    """Return the messages of one request, which another service has checked already."""
+    priority = Priority(request.priority or Priority.NORMAL)
+    on_unknown = OnUnknown(request.on_unknown or OnUnknown.RESEND)
+    tenant_id, integration_id, texts = request.tenant_id, request.integration_id, list(request.texts)
+    sender, tag = request.sender, request.tag
+    return [
+        Submission(
+            tenant_id=tenant_id,
+            integration_id=integration_id,
+            to=item.to,
+            text=texts[item.text],
+            ref=item.ref,
+            priority=priority,
+            on_unknown=on_unknown,
+            wanted_sender=sender,
+            tag=tag,
+            idempotency=_batch_idempotency(request, batch_id, item.place) if request.HasField("idempotency") else None,
+            dedupe=_batch_dedupe(request, item.dedupe_value) if item.dedupe_value else None,
+        )
+        for item in request.items
+    ]
+
+
+def _batch_idempotency(request: submission_service_pb2.SubmitBatchRequest, batch_id: str, place: int) -> Idempotency:
+    return Idempotency(
+        key=request.idempotency.key,
+        request_sha256=request.idempotency.request_sha256,
+        batch=BatchPlace(batch_id=batch_id, place=place),
+    )
+
+
+def _batch_dedupe(request: submission_service_pb2.SubmitBatchRequest, value: str) -> Dedupe:
+    window = timedelta(seconds=request.dedupe_window_seconds)
+    return Dedupe(value=value, window=window, suppresses=request.dedupe_mode != ANNOTATE)
+
+
 def send_response(accepted: Accepted) -> messages_service_pb2.SendMessageResponse:
     """Return the answer to SendMessage; raise IdempotencyMismatchError when the key was known with another body."""
     if accepted.mismatch:
@@ -129,6 +169,26 @@ def _accepted(each: Accepted) -> submission_service_pb2.AcceptedMessage:
         replayed=each.replayed,
         duplicate=each.duplicate,
     )
+
+
+def batch_response(
+    batch_id: str, wanted: Sequence[Submission], accepted: Sequence[Accepted]
+) -> submission_service_pb2.SubmitBatchResponse:
+    """Return the answer to SubmitBatch, in which no text is repeated that its caller has."""
+    first_id = next((each.batch_id for each in accepted if each.batch_id), "")
+    response = submission_service_pb2.SubmitBatchResponse(id=first_id or batch_id, replayed=bool(first_id))
+    room = MAX_REPEATED_TEXT_BYTES
+    for asked, each in zip(wanted, accepted, strict=True):
+        if each.mismatch:
+            response.accepted.add(idempotency_mismatch=True)
+            continue
+        answer = response.accepted.add(
+            id=each.message_id, status=Status.QUEUED, replayed=each.replayed, duplicate=each.duplicate
+        )
+        if (each.to, each.text, each.ref) != (asked.to, asked.text, asked.ref):
+            room -= len(each.text.encode())
+            answer.to, answer.ref, answer.text = each.to, each.ref, each.text if room >= 0 else ""
+    return response
 
 
 def resolution(word: str) -> Resolution:

@@ -117,6 +117,14 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchPlace:
+    """Where a message stands in the request that made it, and the batch's `bat_` id."""
+
+    batch_id: str
+    place: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdempotencyKey:
     """The caller's word that two requests are the same request. It counts within its scope."""
 
@@ -124,6 +132,7 @@ class IdempotencyKey:
     key: str
     request_sha256: bytes
     expires_at: datetime
+    batch: BatchPlace | None = None  # of a message that is one of a request's many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +182,7 @@ class Accepted:
     replayed: bool = False  # its idempotency key was known
     duplicate: bool = False  # its dedupe key was known
     mismatch: bool = False  # its idempotency key was known with another body: nothing was stored
+    batch_id: str = ""  # of the first batch with its idempotency key
 
 
 @dataclass(frozen=True, kw_only=True)

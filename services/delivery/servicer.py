@@ -163,6 +163,15 @@ class SubmissionServicer(submission_service_pb2_grpc.SubmissionServiceServicer):
         stored = await self._accepting.accept([convert.submission(each) for each in request.submissions])
         return convert.submit_response(stored)
 
+    async def SubmitBatch(
+        self, request: submission_service_pb2.SubmitBatchRequest, context: Context
+    ) -> submission_service_pb2.SubmitBatchResponse:
+        """Store what one request made."""
+        batch_id = self._accepting.new_batch_id()
+        wanted = convert.batch(request, batch_id)
+        stored = await self._accepting.accept(wanted)
+        return convert.batch_response(batch_id, wanted, stored)
+
     async def PreviewMessage(
         self, request: submission_service_pb2.PreviewMessageRequest, context: Context
     ) -> submission_service_pb2.PreviewMessageResponse:

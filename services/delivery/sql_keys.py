@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, delete, select, tuple_, update
+from sqlalchemy import Executable, Row, bindparam, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +17,7 @@ from services.delivery.domain import DedupeKey, IdempotencyKey, NewMessage
 from services.delivery.tables import KEYS
 
 SHARDS: Final = 32
+BATCH_PREFIX: Final = "bat_"
 
 _REPOINT: Final = (
     update(KEYS)
@@ -29,6 +30,23 @@ _REPOINT: Final = (
 KeyId = tuple[int, str, str]
 
 
+def _claiming(insert: postgresql.Insert | sqlite.Insert) -> Executable:
+    taken = ("request_sha256", "message_id", "duplicate", "expires_at_ms")
+    return insert.on_conflict_do_update(
+        index_elements=[KEYS.c.shard, KEYS.c.scope, KEYS.c.key],
+        set_={name: insert.excluded[name] for name in taken},
+        where=KEYS.c.expires_at_ms <= bindparam("now_ms"),
+    )
+
+
+# Run with a list of rows, each of which is one short statement: PostgreSQL takes seconds
+# for one of seven thousand parameters.
+_CLAIMS: Final = {
+    "postgresql": _claiming(postgresql.insert(KEYS)),
+    "sqlite": _claiming(sqlite.insert(KEYS)),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
     """A message that is a repeat: of which one, and by which of the two words."""
@@ -37,6 +55,7 @@ class Repeat:
     replayed: bool = False
     duplicate: bool = False
     mismatch: bool = False
+    batch_id: str = ""  # of the first batch with its key
 
 
 async def repeats(connection: AsyncConnection, messages: Sequence[NewMessage], now_ms: int) -> dict[str, Repeat]:
@@ -45,18 +64,20 @@ async def repeats(connection: AsyncConnection, messages: Sequence[NewMessage], n
     A repeat that its dedupe rule only annotates is to be stored all the same. Concurrent transactions with the same key
     wait here for each other, on SQLite for the write lock and on PostgreSQL for the row.
     """
-    found: dict[str, Repeat] = {}
     held = await _claim(connection, [_request_row(m, m.idempotency) for m in messages if m.idempotency], now_ms)
+    found: dict[str, Repeat] = {}
     for message in messages:
         if message.idempotency:
             holder = held[_idempotency_id(message.idempotency)]
-            if holder.message_id != message.id:
+            if holder.message_id != _claimant(message, message.idempotency):
                 found[message.id] = Repeat(
                     first_id=holder.message_id,
                     replayed=True,
                     duplicate=holder.duplicate,
-                    mismatch=holder.request_sha256 != message.idempotency.request_sha256,
+                    mismatch=holder.request_sha256 != message.idempotency.request_sha256
+                    or holder.is_batch != bool(message.idempotency.batch),
                 )
+    await _find_places(connection, messages, found, now_ms)
     await _dedupe(connection, [message for message in messages if message.id not in found], found, now_ms)
     return found
 
@@ -101,6 +122,36 @@ class _Holder:
     request_sha256: bytes
     duplicate: bool
 
+    @property
+    def is_batch(self) -> bool:
+        return self.message_id.startswith(BATCH_PREFIX)
+
+
+async def _find_places(
+    connection: AsyncConnection, messages: Sequence[NewMessage], found: dict[str, Repeat], now_ms: int
+) -> None:
+    """Claim each place of new batches; say for each place of a repeated one which message the first has there.
+
+    A batch whose key is held stores nothing, also at a place that the first did not have: an integration's mapping may
+    have changed in between.
+    """
+    batched = [message for message in messages if message.idempotency and message.idempotency.batch]
+    fresh = [message for message in batched if message.id not in found]
+    await _claim(connection, [_place_row(m, m.idempotency) for m in fresh if m.idempotency], now_ms)
+    places = {message.id: _place_id(message.idempotency) for message in batched if message.idempotency}
+    held = await _holders(connection, [places[message.id] for message in batched if message.id in found])
+    for message in batched:
+        repeat = found.get(message.id)
+        if repeat and not repeat.mismatch:
+            first = held.get(places[message.id])
+            found[message.id] = Repeat(
+                first_id=first.message_id if first else repeat.first_id,
+                replayed=True,
+                duplicate=bool(first and first.duplicate),
+                mismatch=first is None,
+                batch_id=repeat.first_id,
+            )
+
 
 async def _dedupe(
     connection: AsyncConnection, messages: Sequence[NewMessage], found: dict[str, Repeat], now_ms: int
@@ -117,7 +168,8 @@ async def _dedupe(
         if message.idempotency:
             # A replay of this request is to get the same answer again.
             answer_id = holder.message_id if message.dedupe.suppresses else message.id
-            shard, scope, key = _idempotency_id(message.idempotency)
+            request = message.idempotency
+            shard, scope, key = _place_id(request) if request.batch else _idempotency_id(request)
             repointed.append({"at_shard": shard, "at_scope": scope, "at_key": key, "to_message_id": answer_id})
     if repointed:
         await connection.execute(_REPOINT, repointed)
@@ -130,17 +182,16 @@ async def _claim(connection: AsyncConnection, wanted: Sequence[dict[str, object]
     first = {(row["shard"], row["scope"], row["key"]): row for row in reversed(wanted)}
     # In one order everywhere, or two transactions could each wait for a key of the other.
     key_ids = sorted(first)
-    rows = [first[key_id] for key_id in key_ids]
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(KEYS).values(rows)
-    statement = statement.on_conflict_do_update(
-        index_elements=[KEYS.c.shard, KEYS.c.scope, KEYS.c.key],
-        set_={
-            name: statement.excluded[name] for name in ("request_sha256", "message_id", "duplicate", "expires_at_ms")
-        },
-        where=KEYS.c.expires_at_ms <= now_ms,
-    )
-    await connection.execute(statement)
+    claim = _CLAIMS[connection.dialect.name]
+    await connection.execute(claim, [{**first[key_id], "now_ms": now_ms} for key_id in key_ids])
+    return await _holders(connection, key_ids)
+
+
+async def _holders(
+    connection: AsyncConnection, key_ids: Sequence[tuple[object, object, object]]
+) -> dict[KeyId, _Holder]:
+    if not key_ids:
+        return {}
     found = await connection.execute(select(KEYS).where(tuple_(KEYS.c.shard, KEYS.c.scope, KEYS.c.key).in_(key_ids)))
     return {(row.shard, row.scope, row.key): _holder(row) for row in found}
 
@@ -150,7 +201,16 @@ def _holder(row: Row[Any]) -> _Holder:
 
 
 def _request_row(message: NewMessage, key: IdempotencyKey) -> dict[str, object]:
-    return _row(_idempotency_id(key), message.id, key.request_sha256, key.expires_at)
+    return _row(_idempotency_id(key), _claimant(message, key), key.request_sha256, key.expires_at)
+
+
+def _claimant(message: NewMessage, key: IdempotencyKey) -> str:
+    # The request's own key is held by the batch, and each of the batch's places by a message.
+    return key.batch.batch_id if key.batch else message.id
+
+
+def _place_row(message: NewMessage, key: IdempotencyKey) -> dict[str, object]:
+    return _row(_place_id(key), message.id, key.request_sha256, key.expires_at)
 
 
 def _meaning_row(message: NewMessage, key: DedupeKey) -> dict[str, object]:
@@ -172,6 +232,11 @@ def _row(key_id: KeyId, message_id: str, request_sha256: bytes, expires_at: date
 
 def _idempotency_id(key: IdempotencyKey) -> KeyId:
     return _key_id(f"request/{key.scope}", key.key)
+
+
+def _place_id(key: IdempotencyKey) -> KeyId:
+    place = key.batch.place if key.batch else 0
+    return _key_id(f"place/{key.scope}", f"{place}/{key.key}")
 
 
 def _dedupe_id(key: DedupeKey) -> KeyId:

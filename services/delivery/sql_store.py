@@ -504,6 +504,7 @@ def _answer(message: NewMessage, repeat: Repeat | None, firsts: Mapping[str, Mes
         replayed=repeat.replayed,
         duplicate=repeat.duplicate,
         mismatch=repeat.mismatch,
+        batch_id=repeat.batch_id,
     )
 
 

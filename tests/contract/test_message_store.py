@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +16,7 @@ from servicekit.paging import PageRequest
 from servicekit.sms_text import Encoding
 from services.delivery import service
 from services.delivery.domain import (
+    BatchPlace,
     DedupeKey,
     Failure,
     FailureReason,
@@ -475,8 +476,101 @@ def meaning(value: str = "order 4821", *, suppresses: bool = True, scope: str = 
     return DedupeKey(scope=scope, value=value, expires_at=NOW + timedelta(hours=1), suppresses=suppresses)
 
 
+def batch_key(batch_id: str, place: int, key: str = "k1", body: bytes = b"body") -> IdempotencyKey:
+    return replace(request_key(key, body), batch=BatchPlace(batch_id=batch_id, place=place))
+
+
 async def stored_count(store) -> int:
     return len(await store.list_messages(TENANT, MessageFilter(), PageRequest(size=1000)))
+
+
+def batch(batch_id: str, places: Iterable[int] = range(3), **key: object) -> list[NewMessage]:
+    return [new_message(idempotency=batch_key(batch_id, place, **key), text=f"{batch_id} {place}") for place in places]
+
+
+async def test_answers_a_repeated_batch_with_the_first_one_place_by_place(store):
+    first = batch("bat_1")
+    original = await store.add(first)
+
+    repeat = await store.add(batch("bat_2"))
+
+    assert [(answer.message_id, answer.replayed, answer.batch_id) for answer in original] == [
+        (message.id, False, "") for message in first
+    ]
+    assert [(answer.message_id, answer.replayed, answer.batch_id) for answer in repeat] == [
+        (message.id, True, "bat_1") for message in first
+    ]
+    assert [answer.text for answer in repeat] == ["bat_1 0", "bat_1 1", "bat_1 2"]
+    assert await stored_count(store) == 3
+
+
+async def test_a_repeated_batch_stores_nothing_at_places_that_the_first_did_not_have(store):
+    first = batch("bat_1", places=[0, 2])
+    await store.add(first)
+
+    answers = await store.add(batch("bat_2", places=[0, 1, 2, 3]))
+
+    assert [answer.mismatch for answer in answers] == [False, True, False, True]
+    assert [answer.message_id for answer in answers if not answer.mismatch] == [message.id for message in first]
+    assert await stored_count(store) == 2
+
+
+async def test_a_batch_whose_key_came_with_another_body_stores_nothing(store):
+    await store.add(batch("bat_1"))
+
+    answers = await store.add(batch("bat_2", body=b"other"))
+
+    assert [answer.mismatch for answer in answers] == [True] * 3
+    assert await stored_count(store) == 3
+
+
+async def test_a_key_is_a_batchs_or_a_single_messages_and_never_both(store):
+    await store.add(batch("bat_1", key="of a batch"))
+    await store.add([new_message(idempotency=request_key("of one"))])
+
+    answers = await store.add(
+        [new_message(idempotency=request_key("of a batch")), *batch("bat_2", places=[0], key="of one")]
+    )
+
+    assert [answer.mismatch for answer in answers] == [True, True]
+    assert await stored_count(store) == 4
+
+
+async def test_of_the_same_batch_many_times_at_once_one_is_stored(store):
+    answers = await asyncio.gather(*(store.add(batch(f"bat_{number}")) for number in range(8)))
+
+    together = await store.add(batch("bat_a", key="k2") + batch("bat_b", key="k2"))
+
+    assert await stored_count(store) == 6
+    assert len({tuple(answer.message_id for answer in each) for each in answers}) == 1
+    assert [answer.message_id for answer in together[:3]] == [answer.message_id for answer in together[3:]]
+    assert [answer.batch_id for answer in together] == [""] * 3 + ["bat_a"] * 3
+
+
+async def test_a_batch_suppresses_what_its_dedupe_rule_knows_and_a_replay_says_the_same(store):
+    def alike(batch_id: str) -> list[NewMessage]:
+        meanings = ("a", "b", "a")
+        return [replace(message, dedupe=meaning(word)) for message, word in zip(batch(batch_id), meanings, strict=True)]
+
+    answers = await store.add(alike("bat_1"))
+    replay = await store.add(alike("bat_2"))
+
+    assert [answer.duplicate for answer in answers] == [False, False, True]
+    assert answers[2].message_id == answers[0].message_id
+    assert [(answer.message_id, answer.duplicate) for answer in replay] == [
+        (answer.message_id, answer.duplicate) for answer in answers
+    ]
+    assert await stored_count(store) == 2
+
+
+async def test_the_largest_batch_is_one_transaction(store):
+    wanted = [replace(message, dedupe=meaning(message.id)) for message in batch("bat_1", places=range(1_000))]
+
+    answers = await store.add(wanted)
+    replay = await store.add(batch("bat_2", places=range(1_000)))
+
+    assert [answer.message_id for answer in answers] == [message.id for message in wanted]
+    assert [answer.message_id for answer in replay] == [message.id for message in wanted]
 
 
 async def test_answers_a_repeated_request_with_the_first_message(store):

@@ -399,7 +399,7 @@ async def test_submits_in_order_and_stores_every_message(messages, submissions, 
     assert [stored[each.id] for each in accepted] == refs
 
 
-@pytest.mark.parametrize("count", [0, 501])
+@pytest.mark.parametrize("count", [0, 1_001])
 async def test_refuses_a_batch_of_no_or_too_many_messages_and_stores_none(messages, submissions, owner, count):
     request = SubmitMessagesRequest(submissions=[submission()] * count)
 

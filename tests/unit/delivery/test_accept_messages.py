@@ -118,7 +118,7 @@ async def test_spreads_messages_over_the_shards_that_are_set(clock):
     assert {shard_of(m.message_id) for m in await accepting(store, clock).accept([SUBMISSION] * 50)} == {0}
 
 
-@pytest.mark.parametrize("count", [0, 501])
+@pytest.mark.parametrize("count", [0, 1_001])
 async def test_refuses_an_empty_or_an_oversized_batch(clock, count):
     with pytest.raises(ValidationError):
         await accepting(SlowStore(), clock).accept([SUBMISSION] * count)
@@ -130,7 +130,7 @@ def test_normalises_the_recipient():
     assert wanted.to == "+6581230000"
 
 
-@pytest.mark.parametrize("to", ["6581230000", "+1800FLOWERS", "+12025550123x99", "+999123456789", "😀", "1" * 250])
+@pytest.mark.parametrize("to", ["6581230000", "+1800FLOWERS", "+1202551_00123x99", "+999123456789", "😀", "1" * 250])
 def test_refuses_a_recipient_that_is_no_phone_number(to):
     with pytest.raises(InvalidRecipientError) as refused:
         checked_submission(tenant_id="ten_a", to=to, text="hello")

@@ -143,7 +143,7 @@ Global___DedupeKey: _TypeAlias = DedupeKey  # noqa: Y015
 
 @_typing.final
 class SubmitMessagesRequest(_message.Message):
-    """SubmitMessagesRequest carries 1 to 500 messages."""
+    """SubmitMessagesRequest carries 1 to 1000 messages."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -244,6 +244,149 @@ class AcceptedMessage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcceptedMessage: _TypeAlias = AcceptedMessage  # noqa: Y015
+
+@_typing.final
+class SubmitBatchRequest(_message.Message):
+    """SubmitBatchRequest carries 1 to 1000 messages of one integration. What they have in common is sent once, their texts
+    too, so that the largest batch fits into one call.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    SENDER_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
+    DEDUPE_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    DEDUPE_MODE_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """tenant_id is the owner's `ten_` id, required."""
+    integration_id: _builtins.str
+    """integration_id is the `wkh_` id of the integration that posted them, required."""
+    priority: _builtins.str
+    """priority is as in Submission."""
+    on_unknown: _builtins.str
+    """on_unknown is as in Submission."""
+    sender: _builtins.str
+    """sender is as in Submission."""
+    tag: _builtins.str
+    """tag is as in Submission."""
+    dedupe_window_seconds: _builtins.int
+    """dedupe_window_seconds is for how long the items' dedupe values are remembered."""
+    dedupe_mode: _builtins.str
+    """dedupe_mode is `suppress` or `annotate`."""
+    @_builtins.property
+    def idempotency(self) -> Global___Idempotency:
+        """idempotency is the sender's own key for the whole request; unset when it gave none. A repeat stores nothing."""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """texts are the items' texts, each 1 to 1600 characters."""
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchItem]:
+        """items are the messages."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        integration_id: _builtins.str = ...,
+        priority: _builtins.str = ...,
+        on_unknown: _builtins.str = ...,
+        sender: _builtins.str = ...,
+        tag: _builtins.str = ...,
+        idempotency: Global___Idempotency | None = ...,
+        dedupe_window_seconds: _builtins.int = ...,
+        dedupe_mode: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        items: _abc.Iterable[Global___BatchItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idempotency", b"idempotency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe_mode", b"dedupe_mode", "dedupe_window_seconds", b"dedupe_window_seconds", "idempotency", b"idempotency", "integration_id", b"integration_id", "items", b"items", "on_unknown", b"on_unknown", "priority", b"priority", "sender", b"sender", "tag", b"tag", "tenant_id", b"tenant_id", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitBatchRequest: _TypeAlias = SubmitBatchRequest  # noqa: Y015
+
+@_typing.final
+class BatchItem(_message.Message):
+    """BatchItem is what one message of a batch has to itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
+    DEDUPE_VALUE_FIELD_NUMBER: _builtins.int
+    place: _builtins.int
+    """place is where the message stands in its request, from 0. A repeat of the request has it at the same place."""
+    to: _builtins.str
+    """to is the recipient in E.164, required."""
+    text: _builtins.int
+    """text is the place of its text in the request's texts, from 0."""
+    ref: _builtins.str
+    """ref is the sender's own reference; empty for none."""
+    dedupe_value: _builtins.str
+    """dedupe_value is what the integration's rule found; empty when it has none or found nothing."""
+    def __init__(
+        self,
+        *,
+        place: _builtins.int = ...,
+        to: _builtins.str = ...,
+        text: _builtins.int = ...,
+        ref: _builtins.str = ...,
+        dedupe_value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe_value", b"dedupe_value", "place", b"place", "ref", b"ref", "text", b"text", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchItem: _TypeAlias = BatchItem  # noqa: Y015
+
+@_typing.final
+class SubmitBatchResponse(_message.Message):
+    """SubmitBatchResponse is the batch that is on disk: the submitted one, or the first one of which it is a repeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is `bat_` and 26 characters."""
+    replayed: _builtins.bool
+    """replayed is true when the idempotency key was known: this is the first request's answer."""
+    @_builtins.property
+    def accepted(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcceptedMessage]:
+        """accepted has one entry for each item, in the same order. `to`, `text` and `ref` are unset where the message has them
+        as they were submitted, and `created_at` is unset. Of messages that answer repeats, texts beyond 256 KiB are unset too.
+        idempotency_mismatch marks an item that the first request with this key did not have.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
+        accepted: _abc.Iterable[Global___AcceptedMessage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "id", b"id", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitBatchResponse: _TypeAlias = SubmitBatchResponse  # noqa: Y015
 
 @_typing.final
 class PreviewMessageRequest(_message.Message):

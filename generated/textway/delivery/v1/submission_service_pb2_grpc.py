@@ -40,6 +40,11 @@ class SubmissionServiceStub:
                 request_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitMessagesRequest.SerializeToString,
                 response_deserializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitMessagesResponse.FromString,
                 _registered_method=True)
+        self.SubmitBatch = channel.unary_unary(
+                '/textway.delivery.v1.SubmissionService/SubmitBatch',
+                request_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchRequest.SerializeToString,
+                response_deserializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchResponse.FromString,
+                _registered_method=True)
         self.PreviewMessage = channel.unary_unary(
                 '/textway.delivery.v1.SubmissionService/PreviewMessage',
                 request_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.PreviewMessageRequest.SerializeToString,
@@ -59,6 +64,13 @@ class SubmissionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitBatch(self, request, context):
+        """SubmitBatch stores the messages that one request made, and answers when they are on disk: all together or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PreviewMessage(self, request, context):
         """PreviewMessage tells what would become of a message, and stores nothing.
         """
@@ -73,6 +85,11 @@ def add_SubmissionServiceServicer_to_server(servicer, server):
                     servicer.SubmitMessages,
                     request_deserializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitMessagesRequest.FromString,
                     response_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitMessagesResponse.SerializeToString,
+            ),
+            'SubmitBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitBatch,
+                    request_deserializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchRequest.FromString,
+                    response_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchResponse.SerializeToString,
             ),
             'PreviewMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.PreviewMessage,
@@ -108,6 +125,33 @@ class SubmissionService:
             '/textway.delivery.v1.SubmissionService/SubmitMessages',
             textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitMessagesRequest.SerializeToString,
             textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/textway.delivery.v1.SubmissionService/SubmitBatch',
+            textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchRequest.SerializeToString,
+            textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

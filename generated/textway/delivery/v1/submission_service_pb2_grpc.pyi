@@ -37,6 +37,8 @@ class SubmissionServiceStub:
     """SubmitMessages stores messages and answers when they are on disk. All of a call's messages commit together, or
     none does.
     """
+    SubmitBatch: _grpc.UnaryUnaryMultiCallable[_submission_service_pb2.SubmitBatchRequest, _submission_service_pb2.SubmitBatchResponse]
+    """SubmitBatch stores the messages that one request made, and answers when they are on disk: all together or none."""
     PreviewMessage: _grpc.UnaryUnaryMultiCallable[_submission_service_pb2.PreviewMessageRequest, _submission_service_pb2.PreviewMessageResponse]
     """PreviewMessage tells what would become of a message, and stores nothing."""
 
@@ -49,6 +51,8 @@ class SubmissionServiceAsyncStub(SubmissionServiceStub):
     """SubmitMessages stores messages and answers when they are on disk. All of a call's messages commit together, or
     none does.
     """
+    SubmitBatch: _aio.UnaryUnaryMultiCallable[_submission_service_pb2.SubmitBatchRequest, _submission_service_pb2.SubmitBatchResponse]  # type: ignore[assignment]
+    """SubmitBatch stores the messages that one request made, and answers when they are on disk: all together or none."""
     PreviewMessage: _aio.UnaryUnaryMultiCallable[_submission_service_pb2.PreviewMessageRequest, _submission_service_pb2.PreviewMessageResponse]  # type: ignore[assignment]
     """PreviewMessage tells what would become of a message, and stores nothing."""
 
@@ -64,6 +68,14 @@ class SubmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         """SubmitMessages stores messages and answers when they are on disk. All of a call's messages commit together, or
         none does.
         """
+
+    @_abc_1.abstractmethod
+    def SubmitBatch(
+        self,
+        request: _submission_service_pb2.SubmitBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_submission_service_pb2.SubmitBatchResponse, _abc.Awaitable[_submission_service_pb2.SubmitBatchResponse]]:
+        """SubmitBatch stores the messages that one request made, and answers when they are on disk: all together or none."""
 
     @_abc_1.abstractmethod
     def PreviewMessage(
