@@ -35,10 +35,15 @@ class PathError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledPath:
-    """A path that can be evaluated: `find` returns all that it finds in a document, in the document's order."""
+    """A path that can be evaluated: `find` returns all that it finds in a document, in the document's order.
+
+    `finds_many` is whether that can be more than one value, `reads_array` whether it can find something in an array.
+    """
 
     text: str
     find: Callable[[object], list[object]]
+    finds_many: bool
+    reads_array: bool
 
 
 # 250-490 microseconds are spent on a path that is not in here, so there is room for many integrations' paths.
@@ -51,11 +56,18 @@ def compile_path(path: str) -> CompiledPath:
     _check_segment_count(bare)
     _check_bare_numbers(bare)
     tree, was_deprecated = _parsed(path, prefix)
-    steps = tuple(_step(segment, bare) for segment in _segments(tree, bare))
-    _check_wildcards(tree, bare)
+    segments = _segments(tree, bare)
+    steps = tuple(_step(segment, bare) for segment in segments)
+    _check_wildcards(segments)
     if was_deprecated:
         raise PathError("compares with a word without quotes: write it as in `[?(@.name == 'literal')]`")
-    return CompiledPath(text=path, find=_getter(steps))
+    kinds = [type(segment) for segment in segments]
+    return CompiledPath(
+        text=path,
+        find=_getter(steps),
+        finds_many=syntax.Wildcard in kinds or Filter in kinds,
+        reads_array=bool(kinds) and kinds[0] is not syntax.Fields,
+    )
 
 
 def _check_characters(path: str) -> None:
@@ -150,8 +162,8 @@ def _segments(tree: Any, bare: str) -> list[Any]:
     return segments[::-1]
 
 
-def _check_wildcards(tree: Any, bare: str) -> None:
-    count = sum(type(segment) is syntax.Wildcard for segment in _segments(tree, bare))
+def _check_wildcards(segments: list[Any]) -> None:
+    count = sum(type(segment) is syntax.Wildcard for segment in segments)
     if count > MAX_WILDCARDS:
         raise PathError(f"has {count} wildcards: at most {MAX_WILDCARDS} are accepted, so name a member or an index")
 

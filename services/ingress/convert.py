@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 from urllib.parse import unquote
 
 import grpc
@@ -15,6 +17,7 @@ from servicekit.errors import IdempotencyMismatchError, NotFoundError
 from servicekit.sms_fitting import Overflow
 from services.ingress.check_readiness import PartState
 from services.ingress.domain import (
+    AcceptedBatch,
     AcceptedMessage,
     DedupeKey,
     DedupeRule,
@@ -22,21 +25,28 @@ from services.ingress.domain import (
     IngressKey,
     Integration,
     MappingPaths,
+    NewBatch,
     NewMessage,
     OldSecret,
     Payload,
     Preview,
+    StoredBatch,
     TextLimit,
 )
-from services.ingress.explain_payload import Explanation
+from services.ingress.errors import item_error
+from services.ingress.explain_payload import Explanation, sentence_of, verdict_of
 from services.ingress.mapping import FieldTrace
+from services.ingress.payload_items import MessageTrace
 from services.ingress.strict_json import render
 from textway.delivery.v1 import submission_service_pb2 as delivery
 from textway.ingress.v1 import health_service_pb2 as health_v1
 from textway.ingress.v1 import ingress_service_pb2 as ingress_v1
 from textway.integrations.v1 import registry_service_pb2 as registry
 
-FOUND_SHOWN = 200
+FOUND_SHOWN: Final = 200
+ITEMS_SHOWN: Final = 20
+
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -67,27 +77,45 @@ def _headers(context: Context) -> Mapping[str, tuple[str, ...]]:
     return headers
 
 
-def ingest_response(accepted: AcceptedMessage) -> ingress_v1.IngestResponse:
-    """Return the answer to a payload that was accepted."""
-    return ingress_v1.IngestResponse(
-        id=accepted.id,
-        status=accepted.status,
-        to=accepted.to,
-        text=accepted.text,
-        ref=accepted.ref,
-        # Unset, so that answers to payloads that are no repeats look as they always did.
-        duplicate=True if accepted.duplicate else None,
-        text_changed=accepted.text_changed,
-    )
+def ingest_answer(accepted: AcceptedMessage | AcceptedBatch) -> HttpBody:
+    """Return the answer to a payload that was accepted: of one shape for a message, of another for a batch."""
+    answer = _message_answer(accepted) if isinstance(accepted, AcceptedMessage) else _batch_answer(accepted)
+    return HttpBody(content_type="application/json", data=_ENCODE(answer).encode())
+
+
+def _message_answer(accepted: AcceptedMessage) -> dict[str, object]:
+    answer: dict[str, object] = {
+        "id": accepted.id,
+        "status": accepted.status,
+        "to": accepted.to,
+        "text": accepted.text,
+        "ref": accepted.ref,
+    }
+    # Left out otherwise, so that answers to payloads that are no repeats look as they always did.
+    if accepted.duplicate:
+        answer["duplicate"] = True
+    if accepted.text_changed:
+        answer["textChanged"] = accepted.text_changed
+    return answer
+
+
+def _batch_answer(batch: AcceptedBatch) -> dict[str, object]:
+    messages = [
+        _message_answer(each) if isinstance(each, AcceptedMessage) else item_error(each.index, each.error)
+        for each in batch.outcomes
+    ]
+    refused = {"refused": batch.refused} if batch.refused else {}
+    return {"id": batch.id, **refused, "messages": messages}
 
 
 def explain_response(explanation: Explanation) -> ingress_v1.ExplainResponse:
     """Return a dry run."""
     trace, preview = explanation.trace, explanation.preview
+    first = (explanation.for_each,) if explanation.for_each else ()
     return ingress_v1.ExplainResponse(
         verdict=explanation.verdict,
         message=explanation.sentence,
-        fields=[_explained(field) for field in trace.fields],
+        fields=[_explained(field) for field in (*first, *trace.fields)],
         signature=explanation.signature,
         to=trace.result_of("to"),
         text=trace.result_of("text"),
@@ -95,6 +123,33 @@ def explain_response(explanation: Explanation) -> ingress_v1.ExplainResponse:
         segments=preview.segments if preview else 0,
         encoding=preview.encoding if preview else "",
         carrier=preview.carrier if preview else "",
+        dedupe_value=trace.result_of("dedupe") or None,
+        text_changed=trace.text_changed,
+        batch=_explained_batch(explanation.batch) if explanation.batch else None,
+    )
+
+
+def _explained_batch(messages: Sequence[MessageTrace]) -> ingress_v1.ExplainedBatch:
+    refused = sum(message.trace.error is not None for message in messages)
+    # What is wrong is shown first when not all can be shown, and what is shown keeps its order.
+    places = sorted(range(len(messages)), key=lambda place: messages[place].trace.error is None)[:ITEMS_SHOWN]
+    return ingress_v1.ExplainedBatch(
+        accepted=len(messages) - refused,
+        refused=refused,
+        messages=[_explained_message(messages[place]) for place in sorted(places)],
+    )
+
+
+def _explained_message(message: MessageTrace) -> ingress_v1.ExplainedMessage:
+    trace = message.trace
+    return ingress_v1.ExplainedMessage(
+        index=message.index,
+        verdict=verdict_of(trace.error),
+        message=sentence_of(trace.error),
+        fields=[_explained(field) for field in trace.fields],
+        to=trace.result_of("to"),
+        text=trace.result_of("text"),
+        ref=trace.result_of("ref"),
         dedupe_value=trace.result_of("dedupe") or None,
         text_changed=trace.text_changed,
     )
@@ -123,6 +178,7 @@ def integration_from(config: registry.IntegrationConfig) -> Integration:
             text=config.text_path,
             ref=config.ref_path,
             dedupe=config.dedupe_key,
+            for_each=config.for_each,
             default_region=config.default_region,
         ),
         signing_secrets=tuple(config.signing_secrets),
@@ -196,6 +252,47 @@ def _accepted_from(message: delivery.AcceptedMessage) -> AcceptedMessage | Idemp
         replayed=message.replayed,
         duplicate=message.duplicate,
     )
+
+
+def batch_submission_of(batch: NewBatch) -> delivery.SubmitBatchRequest:
+    """Return a batch as Delivery takes it: what is the same for all of it once, each text once."""
+    common = batch.messages[0]
+    different = dict.fromkeys(message.text for message in batch.messages)
+    texts = {text: place for place, text in enumerate(different)}
+    rule = next((message.dedupe.rule for message in batch.messages if message.dedupe), None)
+    return delivery.SubmitBatchRequest(
+        tenant_id=common.tenant_id,
+        integration_id=common.integration_id,
+        priority=common.priority,
+        on_unknown=common.on_unknown,
+        sender=common.sender,
+        tag=common.tag,
+        idempotency=_idempotency_of(batch.idempotency) if batch.idempotency else None,
+        dedupe_window_seconds=rule.window_seconds if rule else 0,
+        dedupe_mode=rule.mode if rule else "",
+        texts=texts,
+        items=[
+            delivery.BatchItem(
+                place=place,
+                to=message.to,
+                text=texts[message.text],
+                ref=message.ref,
+                dedupe_value=message.dedupe.value if message.dedupe else "",
+            )
+            for place, message in zip(batch.places, batch.messages, strict=True)
+        ],
+    )
+
+
+def stored_batch_from(response: delivery.SubmitBatchResponse, batch: NewBatch) -> StoredBatch:
+    """Return what Delivery has on disk for a batch. It is silent on what is as it was submitted."""
+    outcomes: list[AcceptedMessage | IdempotencyMismatchError] = []
+    for message, accepted in zip(batch.messages, response.accepted, strict=True):
+        outcome = _accepted_from(accepted)
+        if isinstance(outcome, AcceptedMessage) and not outcome.to:
+            outcome = replace(outcome, to=message.to, text=message.text, ref=message.ref)
+        outcomes.append(outcome)
+    return StoredBatch(id=response.id, replayed=response.replayed, outcomes=tuple(outcomes))
 
 
 def preview_from(response: delivery.PreviewMessageResponse) -> Preview:

@@ -11,7 +11,7 @@ from servicekit import clients
 from servicekit.batching import Batcher
 from servicekit.errors import IdempotencyMismatchError, RemoteError, UnavailableError
 from services.ingress import convert
-from services.ingress.domain import AcceptedMessage, NewMessage, Preview
+from services.ingress.domain import AcceptedMessage, NewBatch, NewMessage, Preview, StoredBatch
 from textway.delivery.v1 import submission_service_pb2_grpc
 from textway.delivery.v1.submission_service_pb2 import PreviewMessageRequest, SubmitMessagesRequest
 
@@ -45,10 +45,20 @@ class DeliveryOutbox:
         if isinstance(result, IdempotencyMismatchError):
             raise result
         if isinstance(result, RemoteError):
-            # Ingress checks all that Delivery checks, so that a refusal is a defect and not the sender's fault.
-            log.error("message refused by delivery", integration_id=message.integration_id, reason=result.reason)
-            raise UnavailableError("Delivery did not take the message. Send the request again.") from result
+            raise _defect(message, result) from result
         return result
+
+    async def submit_batch(self, batch: NewBatch) -> StoredBatch:
+        """Return once a batch's messages are on disk: one call, so that they are stored in one transaction."""
+        request = convert.batch_submission_of(batch)
+        try:
+            response = await clients.call(self._delivery.SubmitBatch, request, part=PART, timeout_seconds=CALL_SECONDS)
+        except RemoteError as refusal:
+            raise _defect(batch.messages[0], refusal) from refusal
+        stored = convert.stored_batch_from(response, batch)
+        if all(isinstance(outcome, IdempotencyMismatchError) for outcome in stored.outcomes):
+            raise IdempotencyMismatchError
+        return stored
 
     async def preview(self, message: NewMessage) -> Preview:
         """Return what would become of a message; nothing is stored."""
@@ -76,3 +86,9 @@ class DeliveryOutbox:
         request = SubmitMessagesRequest(submissions=[convert.submission_of(message) for message in messages])
         response = await clients.call(self._delivery.SubmitMessages, request, part=PART, timeout_seconds=CALL_SECONDS)
         return [*convert.accepted_from(response)]
+
+
+def _defect(message: NewMessage, refusal: RemoteError) -> UnavailableError:
+    # Ingress checks all that Delivery checks, so that a refusal is a defect and not the sender's fault.
+    log.error("message refused by delivery", integration_id=message.integration_id, reason=refusal.reason)
+    return UnavailableError("Delivery did not take the message. Send the request again.")

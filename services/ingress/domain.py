@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from servicekit.errors import IdempotencyMismatchError, ServiceError
 from servicekit.sms_fitting import Overflow, TextChange
 
 MAX_BODY_BYTES: Final = 262_144
@@ -15,19 +16,24 @@ MAX_TEXT_CHARACTERS: Final = 1_600
 MAX_REF_CHARACTERS: Final = 64
 # A longer dedupe value goes on as its hash.
 MAX_DEDUPE_CHARACTERS: Final = 256
+# Of all texts of an answer together, as JSON: it has to pass the gateway, which takes 4 MiB.
+MAX_ANSWERED_TEXT_BYTES: Final = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class MappingPaths:
     """Where an integration's payloads have their recipient, text and reference, as its owner wrote it.
 
-    `dedupe` is where they have what tells that two of them mean the same message; empty for nowhere.
+    `dedupe` is where they have what tells that two of them mean the same message; empty for nowhere. `for_each` is
+    where they have the items at which the other paths start; empty to start at the root, or at the elements of an array
+    there.
     """
 
     to: str
     text: str
     ref: str = ""
     dedupe: str = ""
+    for_each: str = ""
     default_region: str = ""
 
 
@@ -162,6 +168,52 @@ class AcceptedMessage:
     duplicate: bool = False
     # What the integration's limit made of the text; None when it is as the payload had it.
     text_changed: TextChange | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewBatch:
+    """The messages of one payload, which are stored together or not at all.
+
+    `places` says where each stands among all that the payload means, of which some may be no messages.
+    """
+
+    messages: tuple[NewMessage, ...]
+    places: tuple[int, ...]
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredBatch:
+    """What Delivery has on disk for a batch, message by message; IdempotencyMismatchError where it has nothing.
+
+    That is so for a message that the first request with the same key did not have.
+    """
+
+    id: str
+    replayed: bool
+    outcomes: tuple[AcceptedMessage | IdempotencyMismatchError, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A message of a batch that is none, and the place of its item in the payload."""
+
+    index: int
+    error: ServiceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptedBatch:
+    """The answer to a payload that means several messages, in the payload's order. At least one is accepted."""
+
+    id: str
+    replayed: bool
+    outcomes: tuple[AcceptedMessage | Refused, ...]
+
+    @property
+    def refused(self) -> int:
+        """How many are not accepted."""
+        return sum(isinstance(outcome, Refused) for outcome in self.outcomes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from servicekit.errors import Kind, ServiceError
 
 SignatureProblem = Literal["missing", "malformed", "mismatch"]
+
+MAX_LISTED_BYTES: Final = 12_288
 
 _SIGNATURE_SENTENCES: dict[SignatureProblem, str] = {
     "missing": "This integration asks for signed payloads, and the signature header is not there.",
@@ -105,6 +108,67 @@ class PayloadTooLargeError(ServiceError):
 
     def __init__(self, *, limit: int) -> None:
         super().__init__(f"The body is larger than {limit} bytes. Send less.", limit=limit)
+
+
+class TooManyMessagesError(ServiceError):
+    """The payload means more messages than one request may make."""
+
+    kind = Kind.TOO_LARGE
+    reason = "PAYLOAD_TOO_LARGE"
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(
+            f"The payload makes more than {limit} messages. Send it in several requests.", limit=limit, unit="messages"
+        )
+
+
+class TextsTooLargeError(ServiceError):
+    """The texts of a payload's messages have more bytes together than an answer can have."""
+
+    kind = Kind.TOO_LARGE
+    reason = "PAYLOAD_TOO_LARGE"
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(
+            f"The texts of all messages are larger than {limit} bytes together. Send them in several requests.",
+            limit=limit,
+            unit="bytes",
+        )
+
+
+class NothingToSendError(ServiceError):
+    """None of a payload's messages can be sent. It has the code of the first one's error, and tells of each.
+
+    An error's body travels in a header, so that no more of them are listed than fit there.
+    """
+
+    kind = Kind.INVALID_INPUT
+    reason = "VALIDATION_ERROR"
+
+    def __init__(self, refused: Sequence[tuple[int, ServiceError]]) -> None:
+        first = refused[0][1]
+        listed = _that_fit([item_error(index, error) for index, error in refused])
+        super().__init__(
+            f"None of the payload's {len(refused)} messages can be sent. The first: {first.message}"
+            if len(refused) > 1
+            else first.message
+        )
+        self.extras = {**first.extras, "refused": len(refused), "messages": listed}
+        self.reason = first.reason  # type: ignore[misc]  # its own sentence, and the code that says what to mend
+
+
+def item_error(index: int, error: ServiceError) -> dict[str, object]:
+    """Return what is told of one message that can not be sent; `index` is the place of its item in the payload."""
+    return {"index": index, "error": error.reason.lower(), "message": error.message, **error.extras}
+
+
+def _that_fit(items: list[dict[str, object]]) -> list[dict[str, object]]:
+    room = MAX_LISTED_BYTES
+    for count, item in enumerate(items):
+        room -= len(json.dumps(item))
+        if room < 0:
+            return items[:count]
+    return items
 
 
 class UnsupportedEncodingError(ServiceError):

@@ -11,7 +11,8 @@ from servicekit.errors import NotFoundError, ServiceError
 from servicekit.ids import is_id
 from services.ingress.domain import Integration, NewMessage, Payload, Preview
 from services.ingress.errors import InvalidJsonError, InvalidSignatureError, SignatureProblem, TenantInactiveError
-from services.ingress.mapping import Trace
+from services.ingress.mapping import FieldTrace, Trace
+from services.ingress.payload_items import MessageTrace, PayloadTrace
 from services.ingress.read_payload import message_of, refuse_unreadable, trace_payload, verify_signature
 
 ACCEPTED: Final = "accepted"
@@ -35,31 +36,53 @@ class Previewer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """All steps of a dry run. `error` is what the sender would be told; None when the payload would be accepted."""
+    """All steps of a dry run. `error` is what the sender would be told; None when the payload would be accepted.
+
+    `trace` is the message's, or that of the first one of a batch that would be accepted, else of its first. `batch` has
+    every message of a batch.
+    """
 
     trace: Trace
     signature: SignatureState
     error: ServiceError | None = None
     preview: Preview | None = None
+    for_each: FieldTrace | None = None
+    batch: tuple[MessageTrace, ...] = ()
 
     @property
     def verdict(self) -> str:
         """`accepted`, or the error's code."""
-        return self.error.reason.lower() if self.error else ACCEPTED
+        return verdict_of(self.error)
 
     @property
     def sentence(self) -> str:
         """The verdict for a person."""
-        return self.error.message if self.error else "The payload would be accepted and sent."
+        if self.error or not self.batch:
+            return sentence_of(self.error)
+        good = sum(message.trace.error is None for message in self.batch)
+        return f"{good} of the payload's {len(self.batch)} messages would be accepted and sent."
+
+
+def verdict_of(error: ServiceError | None) -> str:
+    """Return what is said of something that would fail so: the error's code, or `accepted`."""
+    return error.reason.lower() if error else ACCEPTED
+
+
+def sentence_of(error: ServiceError | None) -> str:
+    """Return the same for a person."""
+    return error.message if error else "The payload would be accepted and sent."
 
 
 class ExplainPayload:
     """The use case behind `POST /v1/ingress/wkh_.../explain`."""
 
-    def __init__(self, *, integrations: IntegrationsById, previewer: Previewer, clock: Clock) -> None:
+    def __init__(
+        self, *, integrations: IntegrationsById, previewer: Previewer, clock: Clock, max_messages: int
+    ) -> None:
         self._integrations = integrations
         self._previewer = previewer
         self._clock = clock
+        self._max_messages = max_messages
 
     async def __call__(self, *, tenant_id: str, integration_id: str, payload: Payload) -> Explanation:
         """Return what would happen. What is wrong with the payload is part of that and is never raised.
@@ -71,12 +94,27 @@ class ExplainPayload:
         now = self._clock.now()
         signature = _signature_state(integration, payload, now)
         error = _first_refusal(integration, payload, now)
-        trace = Trace()
+        mapped = PayloadTrace()
         if error is None or isinstance(error, InvalidSignatureError):
-            trace, problem = _traced(integration, payload)
+            mapped, problem = self._traced(integration, payload)
             error = error or problem
+        trace = _shown(mapped)
         preview = None if error else await self._previewer.preview(message_of(integration, trace))
-        return Explanation(trace=trace, signature=signature, error=error, preview=preview)
+        return Explanation(
+            trace=trace,
+            signature=signature,
+            error=error,
+            preview=preview,
+            for_each=mapped.for_each,
+            batch=mapped.messages if mapped.is_batch else (),
+        )
+
+    def _traced(self, integration: Integration, payload: Payload) -> tuple[PayloadTrace, ServiceError | None]:
+        try:
+            mapped = trace_payload(integration, payload, max_messages=self._max_messages)
+        except InvalidJsonError as error:
+            return PayloadTrace(), error
+        return mapped, mapped.error or _shown(mapped).error
 
     async def _find(self, tenant_id: str, integration_id: str) -> Integration:
         if not is_id(integration_id, "wkh"):
@@ -106,9 +144,6 @@ def _first_refusal(integration: Integration, payload: Payload, now: datetime) ->
     return None
 
 
-def _traced(integration: Integration, payload: Payload) -> tuple[Trace, ServiceError | None]:
-    try:
-        trace = trace_payload(integration, payload)
-    except InvalidJsonError as error:
-        return Trace(), error
-    return trace, trace.error
+def _shown(mapped: PayloadTrace) -> Trace:
+    traces = [message.trace for message in mapped.messages]
+    return next((trace for trace in traces if trace.error is None), traces[0] if traces else Trace())

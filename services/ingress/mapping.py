@@ -31,6 +31,10 @@ _NOTHING_THERE: Final = "there is nothing at this path"
 _NO_REPEAT_KNOWN: Final = "so that the payload is taken for a new one"
 
 
+class RoomError(Exception):
+    """There are more recipients than there is room for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mapping:
     """An integration's paths, ready to be used."""
@@ -39,6 +43,7 @@ class Mapping:
     text: CompiledPath
     ref: CompiledPath | None
     dedupe: CompiledPath | None
+    for_each: CompiledPath | None
     default_region: str
 
 
@@ -87,18 +92,25 @@ def compile_mapping(paths: MappingPaths) -> Mapping:
         text=compile_path(paths.text),
         ref=compile_path(paths.ref) if paths.ref else None,
         dedupe=compile_path(paths.dedupe) if paths.dedupe else None,
+        for_each=compile_path(paths.for_each) if paths.for_each else None,
         default_region=paths.default_region,
     )
 
 
-def map_payload(mapping: Mapping, document: object, limit: TextLimit = NO_LIMIT) -> Trace:
-    """Look for recipient, text, reference and dedupe value in a strict JSON document."""
-    to = _map_to(mapping, document)
+def map_item(mapping: Mapping, document: object, limit: TextLimit = NO_LIMIT, *, room: int = 1) -> list[Trace]:
+    """Look for recipients, text, reference and dedupe value in a strict JSON document, or in an item of one.
+
+    Each of several different recipients has a trace of its own. Raises RoomError when these are more than `room`.
+    """
+    recipients = _map_recipients(mapping, document, room)
     text = _map_text(mapping.text, document, limit)
     ref = () if mapping.ref is None else (_map_ref(mapping.ref, document),)
-    dedupe = () if mapping.dedupe is None else (_map_dedupe(mapping.dedupe, document),)
-    fields = (to, text, *ref, *dedupe)
-    return Trace(fields=fields, error=_verdict(to, text, fields))
+    dedupe = None if mapping.dedupe is None else _map_dedupe(mapping.dedupe, document)
+    traces = []
+    for to in recipients:
+        fields = (to, text, *ref, *(() if dedupe is None else (_dedupe_for(mapping, to, dedupe),)))
+        traces.append(Trace(fields=fields, error=_verdict(to, text, fields)))
+    return traces
 
 
 def _verdict(to: FieldTrace, text: FieldTrace, fields: tuple[FieldTrace, ...]) -> ServiceError | None:
@@ -117,14 +129,27 @@ def _verdict(to: FieldTrace, text: FieldTrace, fields: tuple[FieldTrace, ...]) -
     return errors[0] if errors else None
 
 
-def _map_to(mapping: Mapping, document: object) -> FieldTrace:
+def _map_recipients(mapping: Mapping, document: object, room: int) -> list[FieldTrace]:
+    """Return one trace for each number, and one for each value that is none."""
     values = mapping.to.find(document)
-    trace = _found("to", mapping.to, values)
+    if room < 1:
+        raise RoomError
+    if len(values) <= 1:
+        return [_map_recipient(mapping, values, len(values))]
+    different = {value if isinstance(value, str) else (repr(value),): value for value in reversed(values)}
+    if len(different) > room:
+        raise RoomError
+    traces: dict[object, FieldTrace] = {}
+    for identity, value in reversed(different.items()):
+        trace = _map_recipient(mapping, [value], len(values))
+        traces.setdefault(trace.result or (identity,), trace)
+    return list(traces.values())
+
+
+def _map_recipient(mapping: Mapping, values: list[object], matches: int) -> FieldTrace:
+    trace = replace(_found("to", mapping.to, values), matches=matches)
     if trace.is_missing:
         return trace
-    if any(value != values[0] for value in values):
-        problem = "its path finds several different values, and one message goes to one number"
-        return _refused(trace, problem, InvalidRecipientError(to=_shown(trace.found), problem=problem))
     try:
         number = normalise(_as_number_text(trace.found), mapping.default_region)
     except NotAPhoneNumberError as error:
@@ -196,6 +221,13 @@ def _map_dedupe(path: CompiledPath, document: object) -> FieldTrace:
     if len(value) > MAX_DEDUPE_CHARACTERS:
         value = f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
     return _became(trace, value)
+
+
+def _dedupe_for(mapping: Mapping, to: FieldTrace, dedupe: FieldTrace) -> FieldTrace:
+    """Return what makes a repeat known to one of the recipients, where there may be several."""
+    if not (mapping.to.finds_many and to.result and dedupe.result):
+        return dedupe
+    return replace(dedupe, result=f"{dedupe.result} to {to.result}")
 
 
 def _found(field: str, path: CompiledPath, values: list[object]) -> FieldTrace:

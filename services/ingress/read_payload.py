@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -12,9 +15,19 @@ from servicekit import idempotency
 from servicekit.errors import UnavailableError
 from servicekit.json_paths import PathError
 from services.ingress import signatures
-from services.ingress.domain import MAX_BODY_BYTES, DedupeKey, Idempotency, Integration, NewMessage, Payload
-from services.ingress.errors import PayloadTooLargeError, UnsupportedEncodingError
-from services.ingress.mapping import Trace, compile_mapping, map_payload
+from services.ingress.domain import (
+    MAX_ANSWERED_TEXT_BYTES,
+    MAX_BODY_BYTES,
+    DedupeKey,
+    Idempotency,
+    Integration,
+    NewBatch,
+    NewMessage,
+    Payload,
+)
+from services.ingress.errors import PayloadTooLargeError, TextsTooLargeError, UnsupportedEncodingError
+from services.ingress.mapping import Trace, compile_mapping
+from services.ingress.payload_items import MessageTrace, PayloadTrace, map_payload
 from services.ingress.strict_json import decode
 
 # Only a change of the integration or of Textway itself mends a broken mapping, so there is no hurry.
@@ -39,7 +52,7 @@ def verify_signature(integration: Integration, payload: Payload, now: datetime) 
         signatures.verify(integration.secrets_at(now), values, payload.body)
 
 
-def trace_payload(integration: Integration, payload: Payload) -> Trace:
+def trace_payload(integration: Integration, payload: Payload, *, max_messages: int) -> PayloadTrace:
     """Decode and map a payload; raise InvalidJsonError, or UnavailableError when the paths can not be used.
 
     Paths are checked when an integration is saved, so that unusable ones mean that this process is older than they are.
@@ -52,7 +65,7 @@ def trace_payload(integration: Integration, payload: Payload) -> Trace:
             "This integration's paths can not be used by this version of Textway. Save the integration again.",
             retry_after_seconds=BROKEN_MAPPING_RETRY_SECONDS,
         ) from error
-    return map_payload(mapping, decode(payload.body), integration.text_limit)
+    return map_payload(mapping, decode(payload.body), integration.text_limit, max_messages=max_messages)
 
 
 def idempotency_of(payload: Payload) -> Idempotency | None:
@@ -83,3 +96,23 @@ def message_of(integration: Integration, trace: Trace, key: Idempotency | None =
         idempotency=key,
         dedupe=DedupeKey(value=value, rule=rule) if value and rule else None,
     )
+
+
+def batch_of(integration: Integration, good: Sequence[tuple[int, MessageTrace]], key: Idempotency | None) -> NewBatch:
+    """Return the batch of the messages that can be sent, each given with its place among all that the payload means.
+
+    Raises TextsTooLargeError when its answer could not be given.
+    """
+    messages = tuple(message_of(integration, message.trace) for _, message in good)
+    _refuse_large_texts(messages)
+    return NewBatch(messages=messages, places=tuple(place for place, _ in good), idempotency=key)
+
+
+def _refuse_large_texts(messages: Sequence[NewMessage]) -> None:
+    # No character takes more than six bytes.
+    if sum(len(message.text) for message in messages) * 6 <= MAX_ANSWERED_TEXT_BYTES:
+        return
+    copies = Counter(message.text for message in messages)
+    sizes = (len(json.dumps(text, ensure_ascii=False).encode()) * count for text, count in copies.items())
+    if sum(sizes) > MAX_ANSWERED_TEXT_BYTES:
+        raise TextsTooLargeError(limit=MAX_ANSWERED_TEXT_BYTES)

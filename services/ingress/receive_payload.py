@@ -1,9 +1,10 @@
-"""Take a payload that a system posts: find whose it is, make sure of it, and hand on the message that it means."""
+"""Take a payload that a system posts: find whose it is, make sure of it, and hand on the messages that it means."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -14,9 +15,21 @@ from servicekit.errors import NotFoundError
 from servicekit.ids import has_secret_form, has_valid_checksum
 from servicekit.logs import masked_number
 from services.ingress import metrics
-from services.ingress.domain import AcceptedMessage, Integration, NewMessage, Payload
-from services.ingress.errors import TenantInactiveError
+from services.ingress.domain import (
+    AcceptedBatch,
+    AcceptedMessage,
+    Integration,
+    NewBatch,
+    NewMessage,
+    Payload,
+    Refused,
+    StoredBatch,
+)
+from services.ingress.errors import NothingToSendError, TenantInactiveError
+from services.ingress.mapping import Trace
+from services.ingress.payload_items import MessageTrace
 from services.ingress.read_payload import (
+    batch_of,
     idempotency_of,
     message_of,
     refuse_unreadable,
@@ -50,20 +63,28 @@ class Outbox(Protocol):
         message's key is known with another body.
         """
 
+    async def submit_batch(self, batch: NewBatch) -> StoredBatch:
+        """Return once all of a batch's messages, repeats excepted, are on disk.
+
+        Raises UnavailableError when none is, as far as is known, and IdempotencyMismatchError when the batch's key is
+        known with another body.
+        """
+
 
 class ReceivePayload:
     """The use case behind `POST /v1/ingress/ig_...`."""
 
-    def __init__(self, *, integrations: IntegrationsByKey, outbox: Outbox, clock: Clock) -> None:
+    def __init__(self, *, integrations: IntegrationsByKey, outbox: Outbox, clock: Clock, max_messages: int) -> None:
         self._integrations = integrations
         self._outbox = outbox
         self._clock = clock
+        self._max_messages = max_messages
 
-    async def __call__(self, *, ingress_key: str, payload: Payload) -> AcceptedMessage:
-        """Return the accepted message; raise a ServiceError, in which case nothing was stored.
+    async def __call__(self, *, ingress_key: str, payload: Payload) -> AcceptedMessage | AcceptedBatch:
+        """Return the accepted message or batch; raise a ServiceError, in which case nothing was stored.
 
         The signature is checked over the bytes before anything parses them, and whether the request is a repeat is
-        looked up last, in the transaction that stores the message.
+        looked up last, in the transaction that stores the messages.
         """
         started = time.perf_counter()
         integration = await self._find(ingress_key)
@@ -72,13 +93,23 @@ class ReceivePayload:
             raise TenantInactiveError
         refuse_unreadable(payload)
         verify_signature(integration, payload, self._clock.now())
-        trace = trace_payload(integration, payload)
+        mapped = trace_payload(integration, payload, max_messages=self._max_messages)
+        if mapped.error:
+            raise mapped.error
+        accepted: AcceptedMessage | AcceptedBatch
+        if mapped.is_batch:
+            accepted = await self._accept_batch(integration, mapped.messages, payload)
+        else:
+            accepted = await self._accept_one(integration, mapped.messages[0].trace, payload)
+        metrics.ACCEPT_SECONDS.observe(time.perf_counter() - started)
+        metrics.payloads(_result_of(accepted)).inc()
+        return accepted
+
+    async def _accept_one(self, integration: Integration, trace: Trace, payload: Payload) -> AcceptedMessage:
         if trace.error:
             raise trace.error
         message = message_of(integration, trace, idempotency_of(payload))
         accepted = await self._outbox.submit(message)
-        metrics.ACCEPT_SECONDS.observe(time.perf_counter() - started)
-        metrics.payloads(_result_of(accepted)).inc()
         log.info(
             "payload accepted",
             message_id=accepted.id,
@@ -87,8 +118,38 @@ class ReceivePayload:
             duplicate=accepted.duplicate,
             text_changed=trace.text_changed,
         )
-        # A repeat is answered with the text of the first message, of which this payload's trace says nothing.
-        return replace(accepted, text_changed=trace.text_changed) if accepted.text == message.text else accepted
+        return _with_change(accepted, message, trace)
+
+    async def _accept_batch(
+        self, integration: Integration, messages: Sequence[MessageTrace], payload: Payload
+    ) -> AcceptedBatch:
+        refused = {
+            place: Refused(index=each.index, error=each.trace.error)
+            for place, each in enumerate(messages)
+            if each.trace.error
+        }
+        good = [(place, each) for place, each in enumerate(messages) if place not in refused]
+        if not good:
+            raise NothingToSendError([(each.index, each.error) for each in refused.values()])
+        batch = batch_of(integration, good, idempotency_of(payload))
+        stored = await self._outbox.submit_batch(batch)
+        outcomes: dict[int, AcceptedMessage | Refused] = {**refused}
+        for (place, each), message, outcome in zip(good, batch.messages, stored.outcomes, strict=True):
+            if isinstance(outcome, AcceptedMessage):
+                outcomes[place] = _with_change(outcome, message, each.trace)
+            else:
+                outcomes[place] = Refused(index=each.index, error=outcome)
+        accepted = AcceptedBatch(
+            id=stored.id, replayed=stored.replayed, outcomes=tuple(outcomes[place] for place in range(len(messages)))
+        )
+        log.info(
+            "payload accepted",
+            batch_id=accepted.id,
+            messages=len(messages),
+            refused=accepted.refused,
+            replayed=accepted.replayed,
+        )
+        return accepted
 
     async def _find(self, ingress_key: str) -> Integration:
         if not has_secret_form(ingress_key, KEY_PREFIX, KEY_LENGTH) or not has_valid_checksum(ingress_key):
@@ -100,7 +161,14 @@ class ReceivePayload:
         return integration
 
 
-def _result_of(accepted: AcceptedMessage) -> str:
+def _result_of(accepted: AcceptedMessage | AcceptedBatch) -> str:
     if accepted.replayed:
         return "replayed"
-    return "duplicate" if accepted.duplicate else "new"
+    return "duplicate" if isinstance(accepted, AcceptedMessage) and accepted.duplicate else "new"
+
+
+def _with_change(accepted: AcceptedMessage, message: NewMessage, trace: Trace) -> AcceptedMessage:
+    # A repeat is answered with the text of the first message, of which this payload's trace says nothing.
+    if trace.text_changed is None or accepted.text != message.text:
+        return accepted
+    return replace(accepted, text_changed=trace.text_changed)

@@ -101,9 +101,10 @@ async def build(settings: IngressSettings, clock: Clock) -> IngressService:
             "delivery": PartHealth(delivery, part="Delivery").readiness,
         }
     )
+    max_messages = settings.max_messages_per_request
     ingress = IngressServicer(
-        receive=ReceivePayload(integrations=replica, outbox=outbox, clock=clock),
-        explain=ExplainPayload(integrations=replica, previewer=outbox, clock=clock),
+        receive=ReceivePayload(integrations=replica, outbox=outbox, clock=clock, max_messages=max_messages),
+        explain=ExplainPayload(integrations=replica, previewer=outbox, clock=clock, max_messages=max_messages),
         api_keys=ApiKeys(registry, clock=clock),
     )
     return IngressService(

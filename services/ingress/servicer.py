@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import grpc
+from google.api.httpbody_pb2 import HttpBody
 
 from servicekit import calls
 from servicekit.idempotency import replay_header
@@ -35,14 +36,14 @@ class IngressServicer(IngressServiceServicer):
         self._explain = explain
         self._api_keys = api_keys
 
-    async def Ingest(self, request: ingress_v1.IngestRequest, context: Context) -> ingress_v1.IngestResponse:
-        """Accept the message that a payload means."""
+    async def Ingest(self, request: ingress_v1.IngestRequest, context: Context) -> HttpBody:
+        """Accept the messages that a payload means."""
         accepted = await self._receive(
             ingress_key=convert.path_variable(request.ingress_key, context),
             payload=convert.payload_from(request.payload, context),
         )
         await calls.answer_with(context, 202, **replay_header(replayed=accepted.replayed))
-        return convert.ingest_response(accepted)
+        return convert.ingest_answer(accepted)
 
     async def Explain(self, request: ingress_v1.ExplainRequest, context: Context) -> ingress_v1.ExplainResponse:
         """Show what a payload would become."""

@@ -21,3 +21,6 @@ class IngressSettings(ProcessSettings):
     known_for_seconds: float = Field(
         60.0, ge=0, le=3_600, description="How long Ingress goes on with what it knows when Integrations is down."
     )
+    max_messages_per_request: int = Field(
+        1_000, ge=1, le=1_000, description="How many messages one request to Ingress may make."
+    )

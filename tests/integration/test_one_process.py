@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -120,11 +121,12 @@ async def test_any_systems_json_becomes_an_sms(channels, owner):
         metadata=owner,
     )
 
-    accepted = await IngressServiceStub(channels["ingress"]).Ingest(ingest_request(integration.ingress_key))
+    answer = await IngressServiceStub(channels["ingress"]).Ingest(ingest_request(integration.ingress_key))
 
-    message = await delivered(channels["delivery"], owner, accepted.id)
+    message_id = json.loads(answer.data)["id"]
+    message = await delivered(channels["delivery"], owner, message_id)
     told = await MessagesServiceStub(channels["delivery"]).GetMessageTimeline(
-        GetMessageTimelineRequest(id=accepted.id), metadata=owner
+        GetMessageTimelineRequest(id=message_id), metadata=owner
     )
     assert (message.to, message.text, message.ref) == ("+6581230000", "Order #4821 confirmed", "4821")
     assert message.integration_id == integration.id

@@ -58,7 +58,10 @@ ANSWERS: dict[str, Any] = {
     "GetWebhook": webhooks_service_pb2.Webhook(url="https://receiver.example/", enabled=True),
     "DeleteWebhook": empty_pb2.Empty(),
     "RotateWebhookSecret": webhooks_service_pb2.RotateWebhookSecretResponse(signing_secret="whsec_y"),
-    "Ingest": ingress_service_pb2.IngestResponse(id="msg_1", status="queued", to="+6581230000", text="hi"),
+    "Ingest": httpbody_pb2.HttpBody(
+        content_type="application/json",
+        data=b'{"id":"msg_1","status":"queued","to":"+6581230000","text":"hi","ref":""}',
+    ),
     "Explain": ingress_service_pb2.ExplainResponse(verdict="accepted"),
     "CheckLive": health_service_pb2.CheckLiveResponse(status="live"),
     "CheckReady": health_service_pb2.CheckReadyResponse(status="ready"),

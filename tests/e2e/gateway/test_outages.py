@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 
 from servicekit import calls
-from textway.ingress.v1 import ingress_service_pb2
 
 from .conftest import Gateway
 from .test_answers import assert_error
@@ -117,7 +117,7 @@ def test_a_slow_answer_within_the_deadline_is_given(gate: Gateway, client: httpx
     async def think(_request: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         await asyncio.sleep(1)
         await calls.answer_with(context, 202)
-        return ingress_service_pb2.IngestResponse(id="msg_slow")
+        return HttpBody(content_type="application/json", data=b'{"id":"msg_slow"}')
 
     gate.stubs.behaviours["Ingest"] = think
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 
 from servicekit.clients import open_channel
 from servicekit.clock import SystemClock
@@ -163,6 +165,8 @@ class FakeDelivery(SubmissionServiceServicer):
         # By integration and dedupe value: the first message.
         self.meanings: dict[tuple[str, str], delivery_v1.AcceptedMessage] = {}
         self.stored: list[delivery_v1.Submission] = []
+        self.batches: list[delivery_v1.SubmitBatchRequest] = []
+        self.batch_ids: dict[str, str] = {}
         self.refs: Counter[str] = Counter()
         self.received = 0
         self.previews = 0
@@ -217,6 +221,42 @@ class FakeDelivery(SubmissionServiceServicer):
             self.meanings.setdefault((submission.integration_id, rule.value), accepted)
         return accepted
 
+    async def SubmitBatch(self, request, context):  # the contract's name
+        self.received += len(request.items)
+        await self.may_answer.wait()
+        self.batches.append(request)
+        answers = [self._accept_item(request, item) for item in request.items]
+        known = self.batch_ids.get(request.idempotency.key)
+        if known is None:
+            known = f"bat_{len(self.batches)}"
+            if request.idempotency.key:
+                self.batch_ids[request.idempotency.key] = known
+        return delivery_v1.SubmitBatchResponse(id=known, replayed=any(a.replayed for a in answers), accepted=answers)
+
+    def _accept_item(
+        self, batch: delivery_v1.SubmitBatchRequest, item: delivery_v1.BatchItem
+    ) -> delivery_v1.AcceptedMessage:
+        submission = delivery_v1.Submission(
+            tenant_id=batch.tenant_id,
+            integration_id=batch.integration_id,
+            to=item.to,
+            text=batch.texts[item.text],
+            ref=item.ref,
+        )
+        if batch.HasField("idempotency"):
+            key = f"{batch.idempotency.key}/{item.place}"
+            submission.idempotency.MergeFrom(
+                delivery_v1.Idempotency(key=key, request_sha256=batch.idempotency.request_sha256)
+            )
+        if item.dedupe_value:
+            submission.dedupe.value, submission.dedupe.mode = item.dedupe_value, batch.dedupe_mode
+        accepted = self._accept(submission)
+        if (accepted.to, accepted.text, accepted.ref) == (submission.to, submission.text, submission.ref):
+            accepted = changed(accepted)
+            for field in ("to", "text", "ref"):
+                accepted.ClearField(field)
+        return accepted
+
     async def PreviewMessage(self, request, context):  # the contract's name
         self.previews += 1
         return delivery_v1.PreviewMessageResponse(segments=2, encoding="ucs2", carrier="simulator")
@@ -235,6 +275,30 @@ def changed(accepted: delivery_v1.AcceptedMessage, **fields: bool) -> delivery_v
     copy = delivery_v1.AcceptedMessage(**fields)
     copy.MergeFrom(accepted)
     return copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatAnswer:
+    """The JSON that answers a payload of one message."""
+
+    id: str
+    status: str
+    to: str
+    text: str
+    ref: str
+    duplicate: bool | None = None
+    textChanged: str | None = None  # noqa: N815  # the contract's name
+
+
+def flat_answer(body: HttpBody) -> FlatAnswer:
+    """Read the answer to one message, whose members come in this order and no others with them."""
+    members = json.loads(body.data)
+    assert body.content_type == "application/json"
+    assert tuple(members) in {
+        ("id", "status", "to", "text", "ref", *more)
+        for more in ((), ("duplicate",), ("textChanged",), ("duplicate", "textChanged"))
+    }
+    return FlatAnswer(**members)
 
 
 @dataclass(kw_only=True)

@@ -8,9 +8,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from servicekit.errors import NotFoundError, ServiceError
+from servicekit.errors import IdempotencyMismatchError, NotFoundError, ServiceError
 from servicekit.ids import new_id, new_secret
-from services.ingress.domain import AcceptedMessage, IngressKey, Integration, MappingPaths, NewMessage, Preview
+from services.ingress.domain import (
+    AcceptedMessage,
+    IngressKey,
+    Integration,
+    MappingPaths,
+    NewBatch,
+    NewMessage,
+    Preview,
+    StoredBatch,
+)
 
 # The time at which the shared clock stands.
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
@@ -45,6 +54,8 @@ class RememberingDelivery:
         self.previewed: list[NewMessage] = []
         self.answer: dict[str, str | bool] = {}
         self.refusal: ServiceError | None = None
+        self.batches: list[NewBatch] = []
+        self.unknown_places: set[int] = set()
 
     async def submit(self, message: NewMessage) -> AcceptedMessage:
         self.submitted.append(message)
@@ -54,6 +65,21 @@ class RememberingDelivery:
             id=new_id("msg", NOW), status="queued", to=message.to, text=message.text, ref=message.ref
         )
         return replace(accepted, **self.answer)
+
+    async def submit_batch(self, batch: NewBatch) -> StoredBatch:
+        self.batches.append(batch)
+        if self.refusal:
+            raise self.refusal
+        outcomes: list[AcceptedMessage | IdempotencyMismatchError] = []
+        for place, message in zip(batch.places, batch.messages, strict=True):
+            if place in self.unknown_places:
+                outcomes.append(IdempotencyMismatchError())
+            else:
+                accepted = AcceptedMessage(
+                    id=new_id("msg", NOW), status="queued", to=message.to, text=message.text, ref=message.ref
+                )
+                outcomes.append(replace(accepted, **self.answer))
+        return StoredBatch(id="bat_1", replayed=False, outcomes=tuple(outcomes))
 
     async def preview(self, message: NewMessage) -> Preview:
         self.previewed.append(message)

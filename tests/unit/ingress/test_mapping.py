@@ -9,7 +9,7 @@ import pytest
 
 from servicekit.sms_fitting import Overflow, TextChange
 from services.ingress.domain import NO_LIMIT, MappingPaths, TextLimit
-from services.ingress.mapping import FieldTrace, Trace, compile_mapping, map_payload
+from services.ingress.mapping import FieldTrace, Trace, compile_mapping, map_item
 from services.ingress.strict_json import decode
 
 NESTED = MappingPaths(to="customer.phone", text="notification.body", ref="invoiceId", default_region="SG")
@@ -17,7 +17,8 @@ NUMBER = "+6581230000"
 
 
 def mapped(document: object, paths: MappingPaths = NESTED, limit: TextLimit = NO_LIMIT) -> Trace:
-    return map_payload(compile_mapping(paths), decode(json.dumps(document).encode()), limit)
+    (trace,) = map_item(compile_mapping(paths), decode(json.dumps(document).encode()), limit)
+    return trace
 
 
 def payload(to: object = NUMBER, text: object = "Your invoice is ready", ref: object = "INV-99") -> object:
@@ -210,14 +211,6 @@ def test_takes_the_first_match_for_text_and_reference() -> None:
 
     assert results(trace) == (NUMBER, "first", "a")
     assert [field.matches for field in trace.fields] == [1, 2, 2]
-
-
-def test_refuses_to_choose_between_several_recipients() -> None:
-    trace = mapped({"people": [{"phone": NUMBER}, {"phone": "+6581230001"}], "lines": ["x"]}, SEVERAL)
-
-    assert trace.error is not None
-    assert trace.error.reason == "INVALID_RECIPIENT"
-    assert "one message goes to one number" in trace.error.message
 
 
 def test_takes_one_recipient_that_is_found_twice() -> None:

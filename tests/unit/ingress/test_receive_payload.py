@@ -39,7 +39,7 @@ def receive(
     integrations: KnownIntegrations, delivery: RememberingDelivery, clock: FixedClock, integration: Integration
 ) -> ReceivePayload:
     integrations.all.append(integration)
-    return ReceivePayload(integrations=integrations, outbox=delivery, clock=clock)
+    return ReceivePayload(integrations=integrations, outbox=delivery, clock=clock, max_messages=5)
 
 
 async def refusal_of(receive: ReceivePayload, key: str, payload: Payload) -> ServiceError:

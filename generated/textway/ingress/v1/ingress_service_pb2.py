@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(textway/ingress/v1/ingress_service.proto\x12\x12textway.ingress.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"K\n\rIngestRequest\x12\x13\n\x0bingress_key\x18\x01 \x01(\t\x12%\n\x07payload\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\"\xa5\x01\n\x0eIngestResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0b\n\x03ref\x18\x05 \x01(\t\x12\x16\n\tduplicate\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x19\n\x0ctext_changed\x18\x07 \x01(\tH\x01\x88\x01\x01\x42\x0c\n\n_duplicateB\x0f\n\r_text_changed\"O\n\x0e\x45xplainRequest\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12%\n\x07payload\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\"\xae\x02\n\x0f\x45xplainResponse\x12\x0f\n\x07verdict\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x32\n\x06\x66ields\x18\x03 \x03(\x0b\x32\".textway.ingress.v1.ExplainedField\x12\x11\n\tsignature\x18\x04 \x01(\t\x12\n\n\x02to\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x0b\n\x03ref\x18\x07 \x01(\t\x12\x10\n\x08segments\x18\x08 \x01(\x05\x12\x10\n\x08\x65ncoding\x18\t \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\n \x01(\t\x12\x19\n\x0c\x64\x65\x64upe_value\x18\x0b \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0ctext_changed\x18\x0c \x01(\tH\x01\x88\x01\x01\x42\x0f\n\r_dedupe_valueB\x0f\n\r_text_changed\"\x9e\x01\n\x0e\x45xplainedField\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07matches\x18\x03 \x01(\x05\x12\x12\n\x05\x66ound\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06result\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07problem\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\x08\n\x06_foundB\t\n\x07_resultB\n\n\x08_problem2\x99\x02\n\x0eIngressService\x12{\n\x06Ingest\x12!.textway.ingress.v1.IngestRequest\x1a\".textway.ingress.v1.IngestResponse\"*\x82\xd3\xe4\x93\x02$\"\x19/v1/ingress/{ingress_key}:\x07payload\x12\x89\x01\n\x07\x45xplain\x12\".textway.ingress.v1.ExplainRequest\x1a#.textway.ingress.v1.ExplainResponse\"5\x82\xd3\xe4\x93\x02/\"$/v1/ingress/{integration_id}/explain:\x07payloadb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(textway/ingress/v1/ingress_service.proto\x12\x12textway.ingress.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"K\n\rIngestRequest\x12\x13\n\x0bingress_key\x18\x01 \x01(\t\x12%\n\x07payload\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\"O\n\x0e\x45xplainRequest\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12%\n\x07payload\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\"\xe1\x02\n\x0f\x45xplainResponse\x12\x0f\n\x07verdict\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x32\n\x06\x66ields\x18\x03 \x03(\x0b\x32\".textway.ingress.v1.ExplainedField\x12\x11\n\tsignature\x18\x04 \x01(\t\x12\n\n\x02to\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x0b\n\x03ref\x18\x07 \x01(\t\x12\x10\n\x08segments\x18\x08 \x01(\x05\x12\x10\n\x08\x65ncoding\x18\t \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\n \x01(\t\x12\x19\n\x0c\x64\x65\x64upe_value\x18\x0b \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0ctext_changed\x18\x0c \x01(\tH\x01\x88\x01\x01\x12\x31\n\x05\x62\x61tch\x18\r \x01(\x0b\x32\".textway.ingress.v1.ExplainedBatchB\x0f\n\r_dedupe_valueB\x0f\n\r_text_changed\"k\n\x0e\x45xplainedBatch\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\x12\x0f\n\x07refused\x18\x02 \x01(\x05\x12\x36\n\x08messages\x18\x03 \x03(\x0b\x32$.textway.ingress.v1.ExplainedMessage\"\xf6\x01\n\x10\x45xplainedMessage\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\n\n\x02to\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0b\n\x03ref\x18\x06 \x01(\t\x12\x19\n\x0c\x64\x65\x64upe_value\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0ctext_changed\x18\x08 \x01(\tH\x01\x88\x01\x01\x12\x32\n\x06\x66ields\x18\t \x03(\x0b\x32\".textway.ingress.v1.ExplainedFieldB\x0f\n\r_dedupe_valueB\x0f\n\r_text_changed\"\x9e\x01\n\x0e\x45xplainedField\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07matches\x18\x03 \x01(\x05\x12\x12\n\x05\x66ound\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06result\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07problem\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\x08\n\x06_foundB\t\n\x07_resultB\n\n\x08_problem2\x8b\x02\n\x0eIngressService\x12m\n\x06Ingest\x12!.textway.ingress.v1.IngestRequest\x1a\x14.google.api.HttpBody\"*\x82\xd3\xe4\x93\x02$\"\x19/v1/ingress/{ingress_key}:\x07payload\x12\x89\x01\n\x07\x45xplain\x12\".textway.ingress.v1.ExplainRequest\x1a#.textway.ingress.v1.ExplainResponse\"5\x82\xd3\xe4\x93\x02/\"$/v1/ingress/{integration_id}/explain:\x07payloadb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,14 +39,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INGRESSSERVICE'].methods_by_name['Explain']._serialized_options = b'\202\323\344\223\002/\"$/v1/ingress/{integration_id}/explain:\007payload'
   _globals['_INGESTREQUEST']._serialized_start=121
   _globals['_INGESTREQUEST']._serialized_end=196
-  _globals['_INGESTRESPONSE']._serialized_start=199
-  _globals['_INGESTRESPONSE']._serialized_end=364
-  _globals['_EXPLAINREQUEST']._serialized_start=366
-  _globals['_EXPLAINREQUEST']._serialized_end=445
-  _globals['_EXPLAINRESPONSE']._serialized_start=448
-  _globals['_EXPLAINRESPONSE']._serialized_end=750
-  _globals['_EXPLAINEDFIELD']._serialized_start=753
-  _globals['_EXPLAINEDFIELD']._serialized_end=911
-  _globals['_INGRESSSERVICE']._serialized_start=914
-  _globals['_INGRESSSERVICE']._serialized_end=1195
+  _globals['_EXPLAINREQUEST']._serialized_start=198
+  _globals['_EXPLAINREQUEST']._serialized_end=277
+  _globals['_EXPLAINRESPONSE']._serialized_start=280
+  _globals['_EXPLAINRESPONSE']._serialized_end=633
+  _globals['_EXPLAINEDBATCH']._serialized_start=635
+  _globals['_EXPLAINEDBATCH']._serialized_end=742
+  _globals['_EXPLAINEDMESSAGE']._serialized_start=745
+  _globals['_EXPLAINEDMESSAGE']._serialized_end=991
+  _globals['_EXPLAINEDFIELD']._serialized_start=994
+  _globals['_EXPLAINEDFIELD']._serialized_end=1152
+  _globals['_INGRESSSERVICE']._serialized_start=1155
+  _globals['_INGRESSSERVICE']._serialized_end=1422
 # @@protoc_insertion_point(module_scope)

@@ -48,61 +48,6 @@ class IngestRequest(_message.Message):
 Global___IngestRequest: _TypeAlias = IngestRequest  # noqa: Y015
 
 @_typing.final
-class IngestResponse(_message.Message):
-    """IngestResponse is the message that was accepted."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    STATUS_FIELD_NUMBER: _builtins.int
-    TO_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
-    REF_FIELD_NUMBER: _builtins.int
-    DUPLICATE_FIELD_NUMBER: _builtins.int
-    TEXT_CHANGED_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    """id is the message's `msg_` id."""
-    status: _builtins.str
-    """status is `queued`."""
-    to: _builtins.str
-    """to is the recipient in E.164."""
-    text: _builtins.str
-    """text is the text as it will be sent."""
-    ref: _builtins.str
-    """ref is the sender's own reference; empty when the payload had none."""
-    duplicate: _builtins.bool
-    """duplicate is true when the integration's dedupe rule knows the payload already; unset otherwise. In mode `suppress`
-    the message is the first one, in mode `annotate` a new one.
-    """
-    text_changed: _builtins.str
-    """text_changed is `truncated` or `transliterated` when the integration's overflow rule changed the text; else unset."""
-    def __init__(
-        self,
-        *,
-        id: _builtins.str = ...,
-        status: _builtins.str = ...,
-        to: _builtins.str = ...,
-        text: _builtins.str = ...,
-        ref: _builtins.str = ...,
-        duplicate: _builtins.bool | None = ...,
-        text_changed: _builtins.str | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "_text_changed", b"_text_changed", "duplicate", b"duplicate", "text_changed", b"text_changed"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "_text_changed", b"_text_changed", "duplicate", b"duplicate", "id", b"id", "ref", b"ref", "status", b"status", "text", b"text", "text_changed", b"text_changed", "to", b"to"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__duplicate: _TypeAlias = _typing.Literal["duplicate"]  # noqa: Y015
-    _WhichOneofArgType__duplicate: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate"]  # noqa: Y015
-    _WhichOneofReturnType__text_changed: _TypeAlias = _typing.Literal["text_changed"]  # noqa: Y015
-    _WhichOneofArgType__text_changed: _TypeAlias = _typing.Literal["_text_changed", b"_text_changed"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__duplicate) -> _WhichOneofReturnType__duplicate | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_changed) -> _WhichOneofReturnType__text_changed | None: ...
-
-Global___IngestResponse: _TypeAlias = IngestResponse  # noqa: Y015
-
-@_typing.final
 class ExplainRequest(_message.Message):
     """ExplainRequest is a sample payload."""
 
@@ -148,6 +93,7 @@ class ExplainResponse(_message.Message):
     CARRIER_FIELD_NUMBER: _builtins.int
     DEDUPE_VALUE_FIELD_NUMBER: _builtins.int
     TEXT_CHANGED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     verdict: _builtins.str
     """verdict is `accepted`, or the error code that Ingest would have answered."""
     message: _builtins.str
@@ -176,6 +122,12 @@ class ExplainResponse(_message.Message):
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedField]:
         """fields has one entry for each path that was tried, in the order in which they were tried."""
 
+    @_builtins.property
+    def batch(self) -> Global___ExplainedBatch:
+        """batch is set when the payload means a batch. The fields above then tell of the first message that would be accepted,
+        or of the first one when there is none, and `fields` begins with `forEach` if the integration has that.
+        """
+
     def __init__(
         self,
         *,
@@ -191,10 +143,11 @@ class ExplainResponse(_message.Message):
         carrier: _builtins.str = ...,
         dedupe_value: _builtins.str | None = ...,
         text_changed: _builtins.str | None = ...,
+        batch: Global___ExplainedBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "_text_changed", b"_text_changed", "dedupe_value", b"dedupe_value", "text_changed", b"text_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "_text_changed", b"_text_changed", "batch", b"batch", "dedupe_value", b"dedupe_value", "text_changed", b"text_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "_text_changed", b"_text_changed", "carrier", b"carrier", "dedupe_value", b"dedupe_value", "encoding", b"encoding", "fields", b"fields", "message", b"message", "ref", b"ref", "segments", b"segments", "signature", b"signature", "text", b"text", "text_changed", b"text_changed", "to", b"to", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "_text_changed", b"_text_changed", "batch", b"batch", "carrier", b"carrier", "dedupe_value", b"dedupe_value", "encoding", b"encoding", "fields", b"fields", "message", b"message", "ref", b"ref", "segments", b"segments", "signature", b"signature", "text", b"text", "text_changed", b"text_changed", "to", b"to", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedupe_value: _TypeAlias = _typing.Literal["dedupe_value"]  # noqa: Y015
     _WhichOneofArgType__dedupe_value: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value"]  # noqa: Y015
@@ -206,6 +159,101 @@ class ExplainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__text_changed) -> _WhichOneofReturnType__text_changed | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedBatch(_message.Message):
+    """ExplainedBatch is what would become of each message of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.int
+    """accepted is how many messages would be accepted."""
+    refused: _builtins.int
+    """refused is how many would not."""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedMessage]:
+        """messages are at most 20, in the payload's order, those that would be refused before others if there are more."""
+
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        messages: _abc.Iterable[Global___ExplainedMessage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "messages", b"messages", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedBatch: _TypeAlias = ExplainedBatch  # noqa: Y015
+
+@_typing.final
+class ExplainedMessage(_message.Message):
+    """ExplainedMessage is one message of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
+    DEDUPE_VALUE_FIELD_NUMBER: _builtins.int
+    TEXT_CHANGED_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """index is the place of its item in the payload, or of its number among those found where there are no items."""
+    verdict: _builtins.str
+    """verdict is `accepted`, or the error code of this message."""
+    message: _builtins.str
+    """message is the verdict in one sentence."""
+    to: _builtins.str
+    """to is the recipient in E.164; empty when there is none."""
+    text: _builtins.str
+    """text is the text as it would be sent; empty when there is none."""
+    ref: _builtins.str
+    """ref is the reference; empty when there is none."""
+    dedupe_value: _builtins.str
+    """dedupe_value is what the integration's dedupe rule found; unset when it has no rule or found nothing."""
+    text_changed: _builtins.str
+    """text_changed is `truncated` or `transliterated` when the integration's overflow rule changed the text; else unset."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedField]:
+        """fields has one entry for each path that was tried."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        verdict: _builtins.str = ...,
+        message: _builtins.str = ...,
+        to: _builtins.str = ...,
+        text: _builtins.str = ...,
+        ref: _builtins.str = ...,
+        dedupe_value: _builtins.str | None = ...,
+        text_changed: _builtins.str | None = ...,
+        fields: _abc.Iterable[Global___ExplainedField] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "_text_changed", b"_text_changed", "dedupe_value", b"dedupe_value", "text_changed", b"text_changed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value", "_text_changed", b"_text_changed", "dedupe_value", b"dedupe_value", "fields", b"fields", "index", b"index", "message", b"message", "ref", b"ref", "text", b"text", "text_changed", b"text_changed", "to", b"to", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dedupe_value: _TypeAlias = _typing.Literal["dedupe_value"]  # noqa: Y015
+    _WhichOneofArgType__dedupe_value: _TypeAlias = _typing.Literal["_dedupe_value", b"_dedupe_value"]  # noqa: Y015
+    _WhichOneofReturnType__text_changed: _TypeAlias = _typing.Literal["text_changed"]  # noqa: Y015
+    _WhichOneofArgType__text_changed: _TypeAlias = _typing.Literal["_text_changed", b"_text_changed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe_value) -> _WhichOneofReturnType__dedupe_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_changed) -> _WhichOneofReturnType__text_changed | None: ...
+
+Global___ExplainedMessage: _TypeAlias = ExplainedMessage  # noqa: Y015
 
 @_typing.final
 class ExplainedField(_message.Message):
@@ -220,7 +268,7 @@ class ExplainedField(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """field is `to`, `text` or `ref`."""
+    """field is `forEach`, `to`, `text`, `ref` or `dedupe`."""
     path: _builtins.str
     """path is the path as the integration has it."""
     matches: _builtins.int

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from textway.ingress.v1 import ingress_service_pb2 as textway_dot_ingress_dot_v1_dot_ingress__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -26,7 +27,7 @@ if _version_not_supported:
 
 
 class IngressServiceStub:
-    """IngressService turns any system's JSON into one SMS.
+    """IngressService turns any system's JSON into SMS.
     """
 
     def __init__(self, channel):
@@ -38,7 +39,7 @@ class IngressServiceStub:
         self.Ingest = channel.unary_unary(
                 '/textway.ingress.v1.IngressService/Ingest',
                 request_serializer=textway_dot_ingress_dot_v1_dot_ingress__service__pb2.IngestRequest.SerializeToString,
-                response_deserializer=textway_dot_ingress_dot_v1_dot_ingress__service__pb2.IngestResponse.FromString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/textway.ingress.v1.IngressService/Explain',
@@ -48,13 +49,24 @@ class IngressServiceStub:
 
 
 class IngressServiceServicer:
-    """IngressService turns any system's JSON into one SMS.
+    """IngressService turns any system's JSON into SMS.
     """
 
     def Ingest(self, request, context):
-        """Ingest verifies a payload, maps it and accepts the message that it means. HTTP 202 once the message is on disk.
+        """Ingest verifies a payload, maps it and accepts the messages that it means. HTTP 202 once they are on disk.
 
         It takes no API key: the address is the secret, plus the signature if the integration has one.
+
+        The answer is JSON, whose shape the payload decides. A payload that means one message is answered with it:
+        `id`, `status`, `to`, `text` and `ref`, with `duplicate` (true) only when the integration's dedupe rule knows the
+        payload already, and `textChanged` (`truncated`, `transliterated`) only when its overflow rule changed the text.
+
+        An array at the root, the items of `forEach`, and a recipient's path that finds several different numbers make a
+        batch: `{"id":"bat_...","messages":[...]}`. Each of `messages` is as above, or says why there is none: `index` (the
+        place of the item in the payload; without items, of the number among those found), `error`, `message`, and what
+        else that error tells; `refused` counts these and is left out when there are none. The good ones are stored in
+        one transaction. When there is no good one the call fails with the first one's error, and the body's `messages`
+        lists them as far as there is room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +85,7 @@ def add_IngressServiceServicer_to_server(servicer, server):
             'Ingest': grpc.unary_unary_rpc_method_handler(
                     servicer.Ingest,
                     request_deserializer=textway_dot_ingress_dot_v1_dot_ingress__service__pb2.IngestRequest.FromString,
-                    response_serializer=textway_dot_ingress_dot_v1_dot_ingress__service__pb2.IngestResponse.SerializeToString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -89,7 +101,7 @@ def add_IngressServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngressService:
-    """IngressService turns any system's JSON into one SMS.
+    """IngressService turns any system's JSON into SMS.
     """
 
     @staticmethod
@@ -108,7 +120,7 @@ class IngressService:
             target,
             '/textway.ingress.v1.IngressService/Ingest',
             textway_dot_ingress_dot_v1_dot_ingress__service__pb2.IngestRequest.SerializeToString,
-            textway_dot_ingress_dot_v1_dot_ingress__service__pb2.IngestResponse.FromString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

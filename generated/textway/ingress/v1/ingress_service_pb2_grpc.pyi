@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from textway.ingress.v1 import ingress_service_pb2 as _ingress_service_pb2
 import abc as _abc_1
@@ -27,45 +28,78 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngressServiceStub:
-    """IngressService turns any system's JSON into one SMS."""
+    """IngressService turns any system's JSON into SMS."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IngressServiceAsyncStub: ...
-    Ingest: _grpc.UnaryUnaryMultiCallable[_ingress_service_pb2.IngestRequest, _ingress_service_pb2.IngestResponse]
-    """Ingest verifies a payload, maps it and accepts the message that it means. HTTP 202 once the message is on disk.
+    Ingest: _grpc.UnaryUnaryMultiCallable[_ingress_service_pb2.IngestRequest, _httpbody_pb2.HttpBody]
+    """Ingest verifies a payload, maps it and accepts the messages that it means. HTTP 202 once they are on disk.
 
     It takes no API key: the address is the secret, plus the signature if the integration has one.
+
+    The answer is JSON, whose shape the payload decides. A payload that means one message is answered with it:
+    `id`, `status`, `to`, `text` and `ref`, with `duplicate` (true) only when the integration's dedupe rule knows the
+    payload already, and `textChanged` (`truncated`, `transliterated`) only when its overflow rule changed the text.
+
+    An array at the root, the items of `forEach`, and a recipient's path that finds several different numbers make a
+    batch: `{"id":"bat_...","messages":[...]}`. Each of `messages` is as above, or says why there is none: `index` (the
+    place of the item in the payload; without items, of the number among those found), `error`, `message`, and what
+    else that error tells; `refused` counts these and is left out when there are none. The good ones are stored in
+    one transaction. When there is no good one the call fails with the first one's error, and the body's `messages`
+    lists them as far as there is room.
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_ingress_service_pb2.ExplainRequest, _ingress_service_pb2.ExplainResponse]
     """Explain shows what Ingest would do with a payload, step by step, and sends nothing. It needs an API key."""
 
 @_typing.type_check_only
 class IngressServiceAsyncStub(IngressServiceStub):
-    """IngressService turns any system's JSON into one SMS."""
+    """IngressService turns any system's JSON into SMS."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Ingest: _aio.UnaryUnaryMultiCallable[_ingress_service_pb2.IngestRequest, _ingress_service_pb2.IngestResponse]  # type: ignore[assignment]
-    """Ingest verifies a payload, maps it and accepts the message that it means. HTTP 202 once the message is on disk.
+    Ingest: _aio.UnaryUnaryMultiCallable[_ingress_service_pb2.IngestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Ingest verifies a payload, maps it and accepts the messages that it means. HTTP 202 once they are on disk.
 
     It takes no API key: the address is the secret, plus the signature if the integration has one.
+
+    The answer is JSON, whose shape the payload decides. A payload that means one message is answered with it:
+    `id`, `status`, `to`, `text` and `ref`, with `duplicate` (true) only when the integration's dedupe rule knows the
+    payload already, and `textChanged` (`truncated`, `transliterated`) only when its overflow rule changed the text.
+
+    An array at the root, the items of `forEach`, and a recipient's path that finds several different numbers make a
+    batch: `{"id":"bat_...","messages":[...]}`. Each of `messages` is as above, or says why there is none: `index` (the
+    place of the item in the payload; without items, of the number among those found), `error`, `message`, and what
+    else that error tells; `refused` counts these and is left out when there are none. The good ones are stored in
+    one transaction. When there is no good one the call fails with the first one's error, and the body's `messages`
+    lists them as far as there is room.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_ingress_service_pb2.ExplainRequest, _ingress_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explain shows what Ingest would do with a payload, step by step, and sends nothing. It needs an API key."""
 
 class IngressServiceServicer(metaclass=_abc_1.ABCMeta):
-    """IngressService turns any system's JSON into one SMS."""
+    """IngressService turns any system's JSON into SMS."""
 
     @_abc_1.abstractmethod
     def Ingest(
         self,
         request: _ingress_service_pb2.IngestRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_ingress_service_pb2.IngestResponse, _abc.Awaitable[_ingress_service_pb2.IngestResponse]]:
-        """Ingest verifies a payload, maps it and accepts the message that it means. HTTP 202 once the message is on disk.
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Ingest verifies a payload, maps it and accepts the messages that it means. HTTP 202 once they are on disk.
 
         It takes no API key: the address is the secret, plus the signature if the integration has one.
+
+        The answer is JSON, whose shape the payload decides. A payload that means one message is answered with it:
+        `id`, `status`, `to`, `text` and `ref`, with `duplicate` (true) only when the integration's dedupe rule knows the
+        payload already, and `textChanged` (`truncated`, `transliterated`) only when its overflow rule changed the text.
+
+        An array at the root, the items of `forEach`, and a recipient's path that finds several different numbers make a
+        batch: `{"id":"bat_...","messages":[...]}`. Each of `messages` is as above, or says why there is none: `index` (the
+        place of the item in the payload; without items, of the number among those found), `error`, `message`, and what
+        else that error tells; `refused` counts these and is left out when there are none. The good ones are stored in
+        one transaction. When there is no good one the call fails with the first one's error, and the body's `messages`
+        lists them as far as there is room.
         """
 
     @_abc_1.abstractmethod
