@@ -224,6 +224,35 @@ def make_certificates(folder: Path, names: tuple[str, ...]) -> None:
         click.echo(file)
 
 
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def backup(folder: Path) -> None:
+    """Copy the SQLite databases and the key ring into the new FOLDER, while the product runs."""
+    from services.launcher import backup as backups
+
+    click.echo(backups.back_up(folder))
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--hold", is_flag=True, help="Hold what waited to be sent: it may have been sent since the backup.")
+def restore(folder: Path, *, hold: bool) -> None:
+    """Copy the backup in FOLDER to where the settings say. Nothing that is there is overwritten."""
+    from services.launcher import backup as backups
+
+    click.echo(backups.restore(folder))
+    if hold:
+        click.echo(_run(backups.hold_queue()))
+
+
+@cli.command("hold-queue")
+def hold_queue() -> None:
+    """Make every message that waits or is being sent `unknown`, for a person to decide. Delivery must be stopped."""
+    from services.launcher import backup as backups
+
+    click.echo(_run(backups.hold_queue()))
+
+
 @cli.command("rotate-key-ring")
 def rotate_key_ring() -> None:
     """Encrypt every secret at rest with a new key. Integrations must be stopped."""

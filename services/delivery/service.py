@@ -50,6 +50,7 @@ from services.delivery.servicer import MessagesServicer, SubmissionServicer
 from services.delivery.settings import DeliverySettings
 from services.delivery.sql_backlog import SqlBacklog
 from services.delivery.sql_carriers import SqlCarrierStore
+from services.delivery.sql_hold import hold_queue as hold_all_queued
 from services.delivery.sql_replies import SqlReplyStore
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.sql_webhooks import SqlWebhookStore
@@ -356,5 +357,15 @@ async def migrate(settings: DeliverySettings) -> None:
     database = Database.open(settings.database_url, name="textway-delivery")
     try:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
+    finally:
+        await database.close()
+
+
+async def hold_queue(settings: DeliverySettings, clock: Clock) -> int:
+    """Hold everything that waits or is being sent as `unknown`; return how many. Delivery must be stopped."""
+    database = Database.open(settings.database_url, name="textway-delivery")
+    try:
+        await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
+        return await hold_all_queued(database, clock.now())
     finally:
         await database.close()

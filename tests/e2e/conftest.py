@@ -110,7 +110,13 @@ class Product:
 
     def command(self, *arguments: str) -> str:
         """Run `textway ...` on this data folder; return what it printed."""
-        done = subprocess.run(
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `textway ...` on this data folder, whatever comes of it."""
+        return subprocess.run(
             [*self.python, *arguments],
             env=self.environment,
             capture_output=True,
@@ -118,8 +124,6 @@ class Product:
             timeout=60,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def client(self, key: str | None = None, **options: Any) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key or self.key}"}

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
-from tests.e2e.conftest import Product, eventually
-
-
-def status(product: Product, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*product.python, "status", *options],
-        env=product.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.e2e.conftest import eventually
 
 
 def test_shows_every_process_the_queue_and_the_carriers(product, api):
     sent = api.post("/v1/messages", json={"to": "+6581230000", "text": "Hello"}).json()
     eventually(lambda: api.get(f"/v1/messages/{sent['id']}").json()["status"], "delivered")
 
-    for_people, for_machines = status(product), status(product, "--json")
+    for_people, for_machines = product.run("status"), product.run("status", "--json")
 
     assert (for_people.returncode, for_people.stderr) == (0, "")
     lines = for_people.stdout.splitlines()
@@ -43,7 +31,7 @@ def test_shows_every_process_the_queue_and_the_carriers(product, api):
 def test_says_that_nothing_answers_where_nothing_runs(new_product):
     product = new_product()
 
-    done = status(product)
+    done = product.run("status")
 
     assert done.returncode == 1
     assert "delivery at 127.0.0.1:7103: does not answer" in done.stdout

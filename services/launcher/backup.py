@@ -1,0 +1,174 @@
+"""`textway backup` and `textway restore`: the SQLite files and the key ring, copied while the product runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.engine import make_url
+
+from servicekit.clock import SystemClock
+from servicekit.errors import ServiceError
+from servicekit.settings import load
+from services.delivery import service as delivery
+from services.delivery.settings import DeliverySettings
+from services.integrations.settings import IntegrationsSettings
+
+MANIFEST: Final = "backup.json"
+KEY_RING: Final = "key-ring"
+LOCK_SECONDS: Final = 30.0
+
+
+class BackupError(ServiceError):
+    """A backup can not be made or restored; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A file of the product, by its name in a backup."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """What there is to back up, in the order in which it must be copied."""
+
+    databases: tuple[Place, ...]
+    key_ring: Place
+    on_servers: tuple[str, ...]  # services whose database is PostgreSQL
+
+
+def places() -> Places:
+    """Return where everything is, by the settings."""
+    # Delivery first: its rows name integrations, which must be in a copy that is no older. The key ring last: it must
+    # open what is in the copy, and never loses a key.
+    of_integrations = load(IntegrationsSettings)
+    urls = {"delivery": load(DeliverySettings).database_url, "integrations": of_integrations.database_url}
+    files = {name: _file_of(url) for name, url in urls.items()}
+    return Places(
+        databases=tuple(Place(name=f"{name}.db", path=path) for name, path in files.items() if path),
+        key_ring=Place(name=KEY_RING, path=of_integrations.key_ring_path),
+        on_servers=tuple(name for name, path in files.items() if path is None),
+    )
+
+
+def back_up(folder: Path) -> str:
+    """Copy everything into a new folder; return the words to print. Messages go on being taken meanwhile."""
+    found = places()
+    if folder.exists():
+        raise BackupError(f"{folder} exists already: name a new folder, so that no older backup is lost")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700, parents=True)
+    taken_at = SystemClock().now().isoformat()
+    for place in found.databases:
+        _copy_database(place.path, partial / place.name)
+    _copy_file(found.key_ring.path, partial / KEY_RING)
+    _write(
+        partial / MANIFEST, json.dumps({"takenAt": taken_at, "files": sorted(each.name for each in found.databases)})
+    )
+    # Only what is whole and on disk gets the name that was asked for.
+    _sync(partial)
+    partial.rename(folder)
+    _sync(folder.parent)
+    return "\n".join([*_lines(folder, found), *(_left_out(name) for name in found.on_servers)])
+
+
+def restore(folder: Path) -> str:
+    """Copy a backup to where the settings say; return the words to print. Nothing that is there is overwritten."""
+    found = places()
+    if not (folder / MANIFEST).is_file():
+        raise BackupError(f"{folder} is no finished backup: there is no {MANIFEST} in it")
+    there = [place for place in (*found.databases, found.key_ring) if (folder / place.name).exists()]
+    in_the_way = [place.path for place in there if place.path.exists()]
+    if in_the_way:
+        raise BackupError(f"{in_the_way[0]} is there already: stop the product, move what is there away, and try again")
+    for place in there:
+        place.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _copy_file(folder / place.name, place.path)
+        _sync(place.path.parent)
+    return "\n".join(f"{place.path} is restored" for place in there)
+
+
+async def hold_queue() -> str:
+    """Hold all messages that Delivery's database says are to be sent; return the words to print."""
+    settings = load(DeliverySettings)
+    await delivery.migrate(settings)
+    held = await delivery.hold_queue(settings, SystemClock())
+    return f"{held:,} messages are held as `unknown`: docs/guides/backup-and-restore.md tells how to send or end them"
+
+
+def _file_of(url: str) -> Path | None:
+    parsed = make_url(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise BackupError(f"{source} is not there: has the product ever run with these settings?")
+    _write(target, "")
+    with _opened(f"{source.absolute().as_uri()}?mode=ro") as original, _opened(target.absolute().as_uri()) as copy:
+        # In one step, so that it is one moment's state, however much is written meanwhile; writers do not wait for it.
+        original.backup(copy, pages=-1)
+        # A copy in one file, which needs nothing beside it.
+        copy.execute("PRAGMA journal_mode=delete")
+        (said,) = copy.execute("PRAGMA quick_check").fetchone()
+    if said != "ok":
+        raise BackupError(f"the copy of {source} is damaged: {said}")
+    _sync(target)
+
+
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
+    try:
+        yield connection
+    except sqlite3.Error as error:
+        raise BackupError(f"SQLite: {error}") from None
+    finally:
+        connection.close()
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise BackupError(f"{source} is not there")
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
+        shutil.copyfileobj(original, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lines(folder: Path, found: Places) -> list[str]:
+    sizes: Mapping[str, int] = {place.name: (folder / place.name).stat().st_size for place in found.databases}
+    lines = [f"{folder / name}  {size:,} bytes" for name, size in sizes.items()]
+    return [*lines, f"{folder / KEY_RING}  opens the secrets in it: keep it as safe as they are"]
+
+
+def _left_out(name: str) -> str:
+    return f"{name.capitalize()} is on PostgreSQL, which has its own tools: see docs/guides/backup-and-restore.md"
