@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-unit test-contract test-integration test-e2e test-architecture test-faults bench bench-micro check format generate lock clean
+.PHONY: help setup up record-release test test-unit test-contract test-integration test-e2e test-architecture test-faults bench bench-micro check format generate lock clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ format: setup ## Format the code.
 
 generate: setup ## Write the stubs, .env.example and docs/configuration.md.
 	$(BIN)/python scripts/generate.py
+
+record-release: setup ## Keep what this release leaves and does, for the upgrade tests of later ones.
+	$(BIN)/python -m tests.releases.record
 
 lock: ## Pin the newest allowed dependencies (needs `uv`).
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras \

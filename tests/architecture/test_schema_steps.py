@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.operations import AbstractOperations, ops
 from alembic.script import Script
+from sqlmodel import SQLModel
 
 from servicekit import migrations
 from servicekit.database import Database
@@ -167,3 +168,32 @@ async def test_a_step_that_takes_away_must_say_that_the_release_before_can_live_
     (found,) = await problems(folder, "0001")
 
     assert found.startswith("0003: usable_from must name a step before it")
+
+
+# What docs/guides/run-at-scale.md says of a distributed PostgreSQL.
+
+WEBHOOK_TABLES = (
+    "delivery_webhooks",
+    "delivery_webhook_attempts",
+    "delivery_webhook_due",
+    "delivery_webhook_endpoints",
+)
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "run-at-scale.md"
+
+
+def test_the_tables_that_are_to_be_sharded_permit_it():
+    sharded = re.findall(r"create_distributed_table\('(\w+)', +'shard'", GUIDE.read_text())
+    carriers_of_shard = {name for name, table in SQLModel.metadata.tables.items() if "shard" in table.columns}
+    assert set(sharded) == carriers_of_shard
+
+    for name in sharded:
+        table = SQLModel.metadata.tables[name]
+        assert next(iter(table.primary_key)).name == "shard"
+        assert not table.foreign_keys
+        assert all("shard" in index.columns for index in table.indexes if index.unique)
+
+
+def test_the_guide_names_every_table_of_delivery():
+    told = GUIDE.read_text().replace("delivery_webhook*", " ".join(WEBHOOK_TABLES))
+
+    assert {name for name in SQLModel.metadata.tables if name.startswith("delivery_") and name not in told} == set()
