@@ -23,8 +23,6 @@ from servicekit.settings import MAX_PORT, ProcessSettings, SettingsError
 MAX_CONCURRENT_CALLS: Final = 4_096
 MAX_CALLS_PER_CONNECTION: Final = 1_024
 MAX_CONNECTION_AGE_SECONDS: Final = 20
-# How long callers get to see NOT_SERVING before the listener closes.
-NOTICE_SECONDS: Final = 0.2
 # No call in hand lives longer than the gateway's own deadline.
 CALL_GRACE_SECONDS: Final = 5.0
 
@@ -98,9 +96,11 @@ class RunningServer:
         checks: health.aio.HealthServicer,
         services: Sequence[Service],
         addresses: Mapping[str, str],
+        notice_seconds: float,
         operations: Operations,
         metrics: MetricsEndpoint,
     ) -> None:
+        self._notice_seconds = notice_seconds
         self._operations = operations
         self._server = server
         self._checks = checks
@@ -147,6 +147,7 @@ class RunningServer:
             checks=checks,
             services=services,
             addresses=addresses,
+            notice_seconds=settings.notice_seconds,
             operations=operations,
             metrics=metrics,
         )
@@ -155,7 +156,7 @@ class RunningServer:
         """Say NOT_SERVING, finish the calls in hand, stop the services in reverse order."""
         self._operations.stopping()
         await self._checks.enter_graceful_shutdown()
-        await asyncio.sleep(NOTICE_SECONDS)
+        await asyncio.sleep(self._notice_seconds)
         for service in self._services:
             if isinstance(service, HasStreams):
                 service.end_streams()

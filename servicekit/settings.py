@@ -43,6 +43,13 @@ class ProcessSettings(BaseSettings):
         "auto", description="`json`, `console`, or `auto`: columns on a terminal, JSON elsewhere."
     )
     grpc_reflection: bool = Field(default=False, description="Let gRPC clients list the services of a process.")
+    notice_seconds: float = Field(
+        0.2,
+        ge=0,
+        le=4,
+        description="How long a stopping process says that it is not serving, so that callers go elsewhere, before it"
+        " takes no more calls. Where there are replicas it must be longer than callers take to notice.",
+    )
     drain_seconds: float = Field(
         20.0, ge=0, le=20, description="How long a stopping process finishes what it has begun."
     )

@@ -5,6 +5,7 @@ A command imports what it runs, so that a service's process holds what that serv
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -37,7 +38,10 @@ def cli() -> None:
 @cli.command()
 def up() -> None:
     """Run the whole product in the foreground: gateway, services, SQLite files, simulated carrier."""
-    from services.launcher import laptop
+    try:
+        from services.launcher import laptop
+    except ModuleNotFoundError as error:  # its supervisor is not in a container
+        raise SettingsError(f"`textway up` needs the package {error.name}: install `textway[laptop]`") from None
     from services.launcher.settings import LauncherSettings
 
     sys.exit(laptop.run_up(load(LauncherSettings), announce=laptop.greet))
@@ -58,6 +62,8 @@ def serve(names: tuple[str, ...]) -> None:
     """Serve any of the services in this process, until SIGTERM."""
     from servicekit import tls
 
+    # The first process of a container ignores a signal that it does not handle, and starting may take a minute.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     settings = load(ProcessSettings)
     tls.identity(settings)  # before anything is built that would have to be closed
     logs.configure(service="+".join(names), level=settings.log_level, log_format=settings.log_format)
@@ -88,6 +94,26 @@ def status(*, as_json: bool) -> None:
     report = _run(status_command.ask())
     click.echo(status_command.as_json(report) if as_json else status_command.as_text(report))
     sys.exit(0 if report.is_ready else 1)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, type=PART_NAMES)
+def healthy(names: tuple[str, ...]) -> None:
+    """Exit with 0 when each of the named services on this machine, or each that listens, says that it is serving."""
+    from services.launcher import health
+
+    sys.exit(health.check(names))
+
+
+@cli.command("prepare-containers")
+@click.option("--gateway", required=True, type=click.Path(path_type=Path), help="Folder for the gateway's files.")
+@click.option("--login", required=True, type=click.Path(path_type=Path), help="File for PostgreSQL's password.")
+def prepare_containers(gateway: Path, login: Path) -> None:
+    """Write what must be there before the containers start: the gateway's files and, once, a password."""
+    from services.launcher import containers
+    from services.launcher.settings import GatewayFilesSettings
+
+    containers.prepare(load(GatewayFilesSettings), gateway_folder=gateway, login=login)
 
 
 @cli.command()

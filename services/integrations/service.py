@@ -157,10 +157,14 @@ async def build(settings: IntegrationsSettings, clock: Clock) -> IntegrationsSer
 
 
 async def migrate(settings: IntegrationsSettings) -> None:
-    """Bring the schema to the newest step."""
+    """Bring the schema to the newest step, and make the key ring if there is none: replicas share both.
+
+    Raises SettingsError when the key ring does not fit the database.
+    """
     database = Database.open(settings.database_url, name="textway-integrations")
     try:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
+        await _open_key_ring(database, settings)
     finally:
         await database.close()
 

@@ -11,24 +11,29 @@ from servicekit.settings import Address, File, ProcessSettings
 
 
 class StatusSettings(ProcessSettings):
-    """Where `textway status` finds the services; each name may stand for many replicas."""
+    """Where `textway status` and the gateway find the services; each name may stand for many replicas."""
 
     integrations_address: Address = Field("127.0.0.1:7101", description="Where Integrations is reached.")
     delivery_address: Address = Field("127.0.0.1:7103", description="Where Delivery is reached.")
-    ingress_address: Address = Field("127.0.0.1:7102", description="Where Ingress is reached, by `textway status`.")
+    ingress_address: Address = Field("127.0.0.1:7102", description="Where Ingress is reached.")
 
 
-class LauncherSettings(ProcessSettings):
-    """Settings of the process that starts all others on one machine."""
+class GatewaySettings(ProcessSettings):
+    """Settings of whoever writes the gateway's files."""
 
-    http_host: str = Field("127.0.0.1", description="Address that the gateway listens on; 0.0.0.0 for every interface.")
-    http_port: int = Field(8080, ge=1, le=65_535, description="Port that the gateway listens on.")
     http_tls_cert: File = Field(
         None,
         description="File of the certificate, with its chain, that the gateway shows to senders"
         " (docs/guides/secure.md); it speaks plain http when this and the next are unset.",
     )
     http_tls_key: File = Field(None, description="File of the private key of that certificate, without a password.")
+
+
+class LauncherSettings(GatewaySettings):
+    """Settings of the process that starts all others on one machine."""
+
+    http_host: str = Field("127.0.0.1", description="Address that the gateway listens on; 0.0.0.0 for every interface.")
+    http_port: int = Field(8080, ge=1, le=65_535, description="Port that the gateway listens on.")
     gateway_workers: int = Field(
         1, ge=1, le=64, description="Threads of the gateway. With two cores, one gives the steadier answers."
     )
@@ -71,3 +76,9 @@ class LauncherSettings(ProcessSettings):
     def shown_address(self) -> str:
         """The URL that a person is told: with TLS the one that the certificate is for, if it is known."""
         return self.public_url if self.http_tls_cert and self.public_url else self.address
+
+
+class GatewayFilesSettings(GatewaySettings, StatusSettings):
+    """What the gateway's files of an installation in containers are made from."""
+
+    gateway_listen: Address = Field("0.0.0.0:8080", description="Where the gateway listens in its container.")

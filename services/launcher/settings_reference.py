@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from servicekit.settings import ENV_PREFIX, ProcessSettings
 from services.launcher.parts import PARTS
-from services.launcher.settings import LauncherSettings, StatusSettings
+from services.launcher.settings import GatewayFilesSettings, LauncherSettings, StatusSettings
 
 _HEADING: Final = (
     "Settings come from environment variables. A setting that can not be used stops the start and is named."
@@ -31,7 +31,10 @@ def groups() -> Iterator[tuple[str, list[Setting]]]:
     """Yield each process's settings under its name; what every process reads comes first and once."""
     shared = set(ProcessSettings.model_fields)
     yield "every process", [_setting(name, field) for name, field in ProcessSettings.model_fields.items()]
-    types: list[tuple[str, type[ProcessSettings]]] = [("`textway up`", LauncherSettings)]
+    types: list[tuple[str, type[ProcessSettings]]] = [
+        ("`textway up`", LauncherSettings),
+        ("`textway prepare-containers`", GatewayFilesSettings),
+    ]
     types += [(name.capitalize(), part.settings_type) for name, part in PARTS.items()]
     types.append(("`textway status`", StatusSettings))
     for title, settings_type in types:

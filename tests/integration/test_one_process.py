@@ -77,7 +77,7 @@ async def start(data_dir: Path, *, integrations_at: str, delivery_at: str, ingre
 
 @pytest.fixture
 async def running(tmp_path, monkeypatch) -> AsyncIterator[RunningServer]:
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+    monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
     begun_at = time.monotonic()
     integrations_at, delivery_at, ingress_at = free_addresses(3)
     running = await start(tmp_path, integrations_at=integrations_at, delivery_at=delivery_at, ingress_at=ingress_at)
@@ -171,7 +171,7 @@ async def test_every_part_tells_an_operator_how_it_is(channels):
 
 
 async def test_stops_within_its_time_while_the_parts_watch_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+    monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
     integrations_at, delivery_at, ingress_at = free_addresses(3)
     running = await start(tmp_path, integrations_at=integrations_at, delivery_at=delivery_at, ingress_at=ingress_at)
 

@@ -152,7 +152,7 @@ def free_address() -> str:
 
 @pytest.fixture
 async def unstarted_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+    monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
     settings = DeliverySettings(
         data_dir=tmp_path / "data",
         delivery_listen="127.0.0.1:0",

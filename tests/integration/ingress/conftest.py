@@ -348,7 +348,7 @@ def free_address() -> str:
 
 @pytest.fixture
 async def unstarted_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+    monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
     settings = IngressSettings(
         data_dir=tmp_path,
         ingress_listen=free_address(),

@@ -93,8 +93,13 @@ async def _abandoned_servers_are_gone() -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def settings(tmp_path) -> ProcessSettings:
-    return ProcessSettings(data_dir=tmp_path)
+def notice_seconds() -> float:
+    return 0
+
+
+@pytest.fixture
+def settings(tmp_path, notice_seconds) -> ProcessSettings:
+    return ProcessSettings(data_dir=tmp_path, notice_seconds=notice_seconds)
 
 
 @pytest.fixture
@@ -103,11 +108,10 @@ def probe() -> Probe:
 
 
 @pytest.fixture
-async def running(probe, settings, monkeypatch) -> AsyncIterator[RunningServer]:
+async def running(probe, settings) -> AsyncIterator[RunningServer]:
     running = await RunningServer.start([probe], settings)
     yield running
     if "stop probe" not in probe.told:
-        monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
         await running.stop(0)
 
 
@@ -363,6 +367,7 @@ async def test_says_that_it_serves_as_a_whole_and_service_by_service(channel, pr
         assert await health_of(channel, name) == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.mark.parametrize("notice_seconds", [0.2])
 async def test_stops_by_saying_so_then_finishing_the_call_in_hand(probe, running, channel, client):
     taken, may_answer = asyncio.Event(), asyncio.Event()
 
@@ -392,7 +397,25 @@ async def test_stops_by_saying_so_then_finishing_the_call_in_hand(probe, running
     assert probe.told == ["start probe", "end streams of probe", "stop probe"]
 
 
-async def test_cuts_a_call_that_does_not_end_in_time(probe, running, client, monkeypatch):
+@pytest.mark.parametrize("notice_seconds", [1])
+async def test_takes_calls_for_as_long_as_callers_may_not_know_that_it_stops(probe, running, channel, client):
+    async def serve(_: Context) -> str:
+        return "served"
+
+    probe.answer = serve
+
+    stopping = asyncio.create_task(running.stop(5))
+    while await health_of(channel) != health_pb2.HealthCheckResponse.NOT_SERVING:
+        await asyncio.sleep(0.005)
+
+    answer = await call(client)
+    is_closing = "end streams of probe" in probe.told
+
+    assert (answer, is_closing) == ("served", False)
+    await stopping
+
+
+async def test_cuts_a_call_that_does_not_end_in_time(probe, running, client):
     taken = asyncio.Event()
 
     async def hang(_: Context) -> str:
@@ -400,7 +423,6 @@ async def test_cuts_a_call_that_does_not_end_in_time(probe, running, client, mon
         await asyncio.Event().wait()
         return ""
 
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
     probe.answer = hang
     in_hand = asyncio.create_task(refusal(client))
     await taken.wait()
@@ -411,8 +433,7 @@ async def test_cuts_a_call_that_does_not_end_in_time(probe, running, client, mon
     assert (await in_hand).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
-async def test_stops_services_in_the_reverse_order_of_their_start(settings, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+async def test_stops_services_in_the_reverse_order_of_their_start(settings):
     told: list[str] = []
     running = await RunningServer.start([Probe("first", told=told)], settings)
     both = await RunningServer.start([Second("second", told=told), Third("third", told=told)], settings)
@@ -461,8 +482,7 @@ async def test_refuses_a_port_that_another_program_has(settings):
             await RunningServer.start([Probe(listen=taken)], settings)
 
 
-async def test_refuses_a_port_beyond_the_last(settings, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+async def test_refuses_a_port_beyond_the_last(settings):
     try:
         running = await RunningServer.start([Probe(listen="127.0.0.1:99999")], settings)
     except SettingsError:
@@ -491,8 +511,7 @@ async def test_stops_what_has_started_when_a_service_can_not_start(settings):
     assert told == ["start second", "stop second"]
 
 
-async def test_frees_its_port_when_a_service_can_not_start(settings, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+async def test_frees_its_port_when_a_service_can_not_start(settings):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{free.getsockname()[1]}"
@@ -515,12 +534,11 @@ async def test_frees_its_port_when_a_service_can_not_start(settings, monkeypatch
     assert problem == ""
 
 
-async def test_lists_its_services_only_when_told_to(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+async def test_lists_its_services_only_when_told_to(settings, tmp_path):
     listing = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     codes = []
     for reflection in (False, True):
-        allowed = ProcessSettings(data_dir=tmp_path, grpc_reflection=reflection)
+        allowed = ProcessSettings(data_dir=tmp_path, notice_seconds=0, grpc_reflection=reflection)
         running = await RunningServer.start([Probe()], allowed)
         async with clients.open_channel(running.addresses["probe"]) as channel:
             stream = channel.stream_stream(listing)(timeout=5)
