@@ -34,7 +34,7 @@ ENV PATH=/opt/textway/bin:$PATH \
     TEXTWAY_LOG_FORMAT=json
 WORKDIR /var/lib/textway
 USER 10001:10001
-EXPOSE 7101 7102 7103
+EXPOSE 7101 7102 7103 9464
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "services.launcher.health"]
 ENTRYPOINT ["textway"]
 CMD ["--help"]

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up record-release test test-unit test-contract test-integration test-e2e test-architecture test-faults bench bench-micro check format generate lock clean
+.PHONY: help setup up record-release test test-unit test-contract test-integration test-e2e test-architecture test-faults test-compose bench bench-micro check format generate lock clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-architecture: setup ## Imports, generated files, routes, error reasons.
 
 test-faults: setup ## Crashes, outages, full disks and large queues in full size; `make test` has a slice of each.
 	TEXTWAY_FULL_FAULTS=1 $(PYTEST) -m faults --timeout=1800
+
+test-compose: setup ## The product in containers: started cold, scaled, restarted, killed, cut apart. Needs Docker.
+	$(PYTEST) tests/compose
 
 bench: setup ## Measure the product; BENCH='campaign --short' and others: benchmarks/README.md.
 	$(BIN)/python -m benchmarks $(BENCH)
