@@ -21,6 +21,7 @@ class Quiet:
 
     name = "ingress"
     listen = "127.0.0.1:0"
+    metrics_listen = ""
     grpc_services = ()
 
     def add_to(self, server) -> None:
