@@ -28,9 +28,9 @@ ROUNDS = 17
 
 
 @pytest.fixture
-def settings(settings, postgres_database, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
-    return settings.model_copy(update={"integrations_database_url": type(settings.bootstrap_key)(postgres_database)})
+def settings(settings, postgres_database):
+    database_url = type(settings.bootstrap_key)(postgres_database)
+    return settings.model_copy(update={"integrations_database_url": database_url, "notice_seconds": 0})
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def free_port() -> int:
 
 @pytest.fixture
 async def serve(tmp_path, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0, raising=False)
+    monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
     monkeypatch.setenv("TEXTWAY_DATA_DIR", str(tmp_path))
     port = free_port()
     replicas = {"integrations.test": ["127.0.0.1"], "ingress.test": ["127.0.0.2"], "delivery.test": []}

@@ -206,7 +206,7 @@ async def test_no_call_fails_while_a_replica_is_stopped(replicas):
 
 
 async def test_a_replica_that_says_that_it_is_not_serving_gets_no_calls(replicas, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 1.0)
+    monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "1.0")
     await replicas.add("127.0.0.2")
     leaving = await replicas.add("127.0.0.3")
 
@@ -225,7 +225,7 @@ async def test_a_replica_that_says_that_it_is_not_serving_gets_no_calls(replicas
 
 
 async def test_the_loss_of_a_replica_costs_the_calls_that_it_had_and_no_more(replicas, monkeypatch):
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+    monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
     await replicas.add("127.0.0.2")
     lost = await replicas.add("127.0.0.3")
 

@@ -75,7 +75,7 @@ async def serve(settings: ProcessSettings) -> AsyncIterator[str]:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servicekit.server.NOTICE_SECONDS", 0)
+    monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
 
 
 @pytest.fixture
