@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -142,14 +141,6 @@ def test_time_comes_from_the_clock():
     for path in python_files("services", "servicekit"):
         if path.name != "clock.py":
             assert not pattern.search(path.read_text()), path
-
-
-def test_every_folder_of_tests_is_run_by_make_test():
-    folders = {file.relative_to(ROOT).parts[1] for file in (ROOT / "tests").rglob("test_*.py")}
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        run = tomllib.load(file)["tool"]["pytest"]["ini_options"]["testpaths"]
-
-    assert {Path(path).name for path in run} == folders - {"compose"}
 
 
 def test_links_in_documents_lead_somewhere():
