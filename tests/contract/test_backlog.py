@@ -73,7 +73,7 @@ async def test_counts_a_message_as_late_whose_second_try_nobody_makes(database, 
 
 async def test_finds_the_oldest_behind_many_of_another_integration(database, backlog):
     store = SqlMessageStore(database)
-    many = [new_message(NOW, integration_id="wkh_many") for _ in range(300)]
+    many = [new_message(NOW, integration_id="wkh_many") for _ in range(120)]
     await store.add(many)
     await store.add([new_message(NOW - timedelta(minutes=9), integration_id="wkh_few")])
 
