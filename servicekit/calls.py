@@ -9,20 +9,27 @@ import grpc
 import structlog
 
 from servicekit.errors import UnauthorizedError
+from servicekit.tracing import TRACEPARENT
 
 REQUEST_ID_KEY: Final = "x-request-id"
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-def bind(context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    """Remember the call's request id for its logs, its errors and the calls that it makes."""
+def bind(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Remember the call's request id for its logs, its errors and the calls that it makes.
+
+    Returns the `traceparent` that came with it; empty for none.
+    """
+    traceparent = ""
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY:
             request_id = value if isinstance(value, str) else value.decode("ascii", "replace")
             _request_id.set(request_id)
             structlog.contextvars.bind_contextvars(request_id=request_id)
-            return
+        elif key == TRACEPARENT:
+            traceparent = value if isinstance(value, str) else value.decode("ascii", "replace")
+    return traceparent
 
 
 def request_id() -> str:

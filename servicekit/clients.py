@@ -7,8 +7,9 @@ from typing import Final, TypeVar
 
 import grpc
 
-from servicekit import calls
+from servicekit import calls, tracing
 from servicekit.error_translation import from_rpc_error
+from servicekit.errors import ServiceError
 from servicekit.tls import Identity
 
 MAX_METADATA_BYTES: Final = 65_536
@@ -70,6 +71,21 @@ async def call(
     timeout_seconds: float,
 ) -> Response:
     """Make one unary call; raise a ServiceError when it fails, in which `part` names who was called."""
+    if not tracing.traceparent():
+        # Nobody traces, or this is no part of what anybody traces.
+        return await _call(method, request, part, timeout_seconds)
+    name = type(request).__name__.removesuffix("Request")
+    with tracing.span(f"{part}/{name}", kind=tracing.Kind.CLIENT) as span:
+        try:
+            return await _call(method, request, part, timeout_seconds)
+        except ServiceError as error:
+            span.fail(error.reason)
+            raise
+
+
+async def _call(
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, part: str, timeout_seconds: float
+) -> Response:
     try:
         return await method(request, timeout=timeout_seconds, metadata=_metadata())
     except grpc.aio.AioRpcError as error:
@@ -83,4 +99,5 @@ def _service_config(health_of: str) -> str:
 
 def _metadata() -> tuple[tuple[str, str], ...]:
     request_id = calls.request_id()
-    return ((calls.REQUEST_ID_KEY, request_id),) if request_id else ()
+    own = ((calls.REQUEST_ID_KEY, request_id),) if request_id else ()
+    return (*own, *tracing.headers().items()) if tracing.is_on() else own

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NoReturn, cast
@@ -17,7 +18,7 @@ from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from servicekit import calls
+from servicekit import calls, tracing
 from servicekit.errors import InternalError, Kind, RemoteError, ServiceError, UnavailableError, ValidationError
 from servicekit.metrics import STREAMS, CallMeter
 
@@ -41,6 +42,8 @@ _BY_KIND: Final[dict[Kind, tuple[grpc.StatusCode, int]]] = {
     Kind.UNAVAILABLE: (grpc.StatusCode.UNAVAILABLE, 503),
 }
 _KIND_OF_CODE: Final = {code: kind for kind, (code, _) in _BY_KIND.items()}
+# Asked many times a second by whoever watches: traces of these would hide all others.
+_IS_PROBE: Final = re.compile(r"\.(Health|HealthService|ServerReflection|OperationsService)/")
 _OK: Final = grpc.StatusCode.OK.name
 # What `ServicerContext.code` returns is a number at run time, whatever its type says.
 _NAME_OF_CODE: Final[dict[object, str]] = {
@@ -88,21 +91,24 @@ def _wrap(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMeth
 
 
 def _guard_unary(behavior: Callable[..., Awaitable[Any]], rpc: str) -> Callable[..., Any]:
-    meter = CallMeter(rpc)
+    meter, is_traced = CallMeter(rpc), not _IS_PROBE.search(rpc)
 
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         started, code = time.perf_counter(), _OK
-        calls.bind(context)
-        try:
-            return await behavior(request, context)
-        except asyncio.CancelledError:
-            code = _CANCELLED
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status and no internals
-            code = _code_name(context, error)
-            await _abort(context, error, rpc)
-        finally:
-            meter.answered(code, time.perf_counter() - started)
+        traceparent = calls.bind(context)
+        with tracing.span(rpc, parent=traceparent, kind=tracing.Kind.SERVER) if is_traced else tracing.NOTHING as span:
+            try:
+                return await behavior(request, context)
+            except asyncio.CancelledError:
+                code = _CANCELLED
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status and no internals
+                code = _code_name(context, error)
+                span.fail(code)
+                await _abort(context, error, rpc)
+            finally:
+                span.tell(request_id=calls.request_id())
+                meter.answered(code, time.perf_counter() - started)
 
     return guarded
 

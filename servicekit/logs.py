@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
 
+from servicekit import tracing
+
 LogFormat = Literal["auto", "json", "console"]
+
+# Tells replicas apart: a container's name, or the machine's.
+REPLICA: Final = socket.gethostname()
+# Left out where there is none, for they say nothing then.
+_IDS: Final = ("request_id", "message_id", "trace_id")
 
 
 def configure(*, service: str, level: str = "info", log_format: LogFormat = "auto") -> None:
@@ -20,20 +28,43 @@ def configure(*, service: str, level: str = "info", log_format: LogFormat = "aut
         if console
         else structlog.processors.JSONRenderer()
     )
-    structlog.contextvars.bind_contextvars(service=service)
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _naming(service),
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering = [renderer] if console else [structlog.processors.format_exc_info, renderer]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if console else [structlog.processors.format_exc_info]),
-            renderer,
-        ],
+        processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    # Libraries' lines in the same form.
+    handler = logging.StreamHandler(sys.stderr)
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[remove, *rendering],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _naming(service: str) -> structlog.typing.Processor:
+    def name(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Say who writes a line, and of which trace it is."""
+        line["service"], line["replica"] = service, REPLICA
+        if tracing.is_on():
+            line.setdefault("trace_id", tracing.trace_id(tracing.traceparent()))
+        for key in _IDS:
+            if line.get(key) == "":
+                del line[key]
+        return line
+
+    return name
 
 
 def masked_number(number: str) -> str:

@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from servicekit import tls
+from servicekit import tls, tracing
 from servicekit.clients import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from servicekit.error_translation import ErrorInterceptor
 from servicekit.metrics_endpoint import MetricsEndpoint
@@ -181,6 +181,7 @@ async def serve_until_signal(services: Sequence[Service], settings: ProcessSetti
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):
                 loop.remove_signal_handler(number)
+        tracing.shutdown()
 
 
 async def _start_all(services: Sequence[Service], checks: health.aio.HealthServicer) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from servicekit import logs
+from servicekit import logs, tracing
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
 from servicekit.settings import ProcessSettings, SettingsError, load
@@ -67,6 +67,7 @@ def serve(names: tuple[str, ...]) -> None:
     settings = load(ProcessSettings)
     tls.identity(settings)  # before anything is built that would have to be closed
     logs.configure(service="+".join(names), level=settings.log_level, log_format=settings.log_format)
+    tracing.configure(service="+".join(names), replica=logs.REPLICA)
     _run(_serve(names, settings))
 
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final, Protocol
 
-from servicekit import phone_numbers, senders
+from servicekit import phone_numbers, senders, tracing
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.egress_urls import PUBLIC_ONLY, EgressPolicy, UrlNotAllowedError, check_url
@@ -72,6 +72,8 @@ class Submission:
     wanted_sender: str = ""  # empty for the route's own
     tag: str = ""  # a word for routing rules
     despite_opt_out: bool = False  # only for what answers an opt-out word
+    request_id: str = ""  # of the request that it came by
+    traceparent: str = ""  # of that request
     idempotency: Idempotency | None = None
     dedupe: Dedupe | None = None
 
@@ -116,9 +118,14 @@ class AcceptMessages:
         """
         if not 1 <= len(submissions) <= MAX_SUBMISSIONS:
             raise ValidationError([Issue(path="submissions", message=f"must be 1 to {MAX_SUBMISSIONS}")])
-        started = time.perf_counter()
+        now, started = self._clock.now(), time.perf_counter()
         accepted = await self._commits.submit([self._new_message(submission) for submission in submissions])
         metrics.ACCEPT_SECONDS.observe(time.perf_counter() - started)
+        if tracing.is_on():
+            for submission, answer in zip(submissions, accepted, strict=True):
+                tracing.record(
+                    "store message", parent=submission.traceparent, started_at=now, message_id=answer.message_id
+                )
         return accepted
 
     def new_batch_id(self) -> str:
@@ -150,6 +157,8 @@ class AcceptMessages:
             tag=submission.tag,
             route=self._queue_of(submission),
             despite_opt_out=submission.despite_opt_out,
+            request_id=submission.request_id,
+            traceparent=submission.traceparent,
             idempotency=_idempotency_key(submission, now),
             dedupe=_dedupe_key(submission, now),
         )
@@ -201,6 +210,8 @@ def checked_submission(
     on_unknown: str = "",
     wanted_sender: str = "",
     tag: str = "",
+    request_id: str = "",
+    traceparent: str = "",
     idempotency: Idempotency | None = None,
     callbacks: EgressPolicy = PUBLIC_ONLY,
 ) -> Submission:
@@ -240,6 +251,8 @@ def checked_submission(
         on_unknown=OnUnknown(on_unknown or OnUnknown.RESEND),
         wanted_sender=wanted_sender,
         tag=tag,
+        request_id=request_id,
+        traceparent=traceparent,
         idempotency=idempotency,
     )
 

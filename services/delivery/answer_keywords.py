@@ -62,6 +62,7 @@ class AnswerKeywords:
                     ref="",
                     wanted_sender=reply.recipient,
                     despite_opt_out=True,
+                    traceparent=reply.in_reply_to.traceparent if reply.in_reply_to else "",
                     dedupe=once,
                 )
             ]

@@ -82,8 +82,9 @@ class AnswerReplies:
                     text=text,
                     ref="",
                     wanted_sender=found.ours,
+                    traceparent=delivery.traceparent,
                     idempotency=key,
                 )
             ]
         )
-        log.info("answer accepted", reply=delivery.reply_id, to=masked_number(found.theirs))
+        log.info("answer accepted", reply_id=delivery.reply_id, to=masked_number(found.theirs))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
+from servicekit import tracing
 from servicekit.clock import to_milliseconds
 from servicekit.egress import Exchange, Problem
 from servicekit.retry_after import seconds_asked
@@ -78,4 +79,4 @@ def request_headers(target: SignedTarget, delivery: WebhookDelivery, at: datetim
         timestamp=to_milliseconds(at) // 1000,
         secrets=target.secrets,
     )
-    return {"Content-Type": "application/json", **signature}
+    return {"Content-Type": "application/json", **signature, **tracing.headers()}

@@ -9,7 +9,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from servicekit import phone_numbers
+from servicekit import calls, phone_numbers, tracing
 from servicekit.clock import to_milliseconds
 from servicekit.egress_urls import EgressPolicy
 from servicekit.errors import IdempotencyMismatchError, Issue, ValidationError
@@ -52,6 +52,8 @@ def wanted_message(
         on_unknown=request.on_unknown,
         wanted_sender=getattr(request, "from"),  # a keyword in Python, and the contract's word
         tag=request.tag,
+        request_id=calls.request_id(),
+        traceparent=tracing.traceparent(),
         idempotency=None
         if idempotency_key is None
         else Idempotency(
@@ -87,6 +89,8 @@ def submission(request: submission_service_pb2.Submission) -> Submission:
         on_unknown=OnUnknown(request.on_unknown or OnUnknown.RESEND),
         wanted_sender=request.sender,
         tag=request.tag,
+        request_id=request.request_id,
+        traceparent=request.traceparent,
         idempotency=Idempotency(key=request.idempotency.key, request_sha256=request.idempotency.request_sha256)
         if request.HasField("idempotency")
         else None,
@@ -106,6 +110,8 @@ def batch(request: submission_service_pb2.SubmitBatchRequest, batch_id: str) -> 
     on_unknown = OnUnknown(request.on_unknown or OnUnknown.RESEND)
     tenant_id, integration_id, texts = request.tenant_id, request.integration_id, list(request.texts)
     sender, tag = request.sender, request.tag
+    # The call is made for this one request, so that it comes with the request's own id and span.
+    request_id, traceparent = calls.request_id(), tracing.traceparent()
     return [
         Submission(
             tenant_id=tenant_id,
@@ -117,6 +123,8 @@ def batch(request: submission_service_pb2.SubmitBatchRequest, batch_id: str) -> 
             on_unknown=on_unknown,
             wanted_sender=sender,
             tag=tag,
+            request_id=request_id,
+            traceparent=traceparent,
             idempotency=_batch_idempotency(request, batch_id, item.place) if request.HasField("idempotency") else None,
             dedupe=_batch_dedupe(request, item.dedupe_value) if item.dedupe_value else None,
         )

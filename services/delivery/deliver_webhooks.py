@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
+from servicekit import tracing
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
@@ -172,7 +173,9 @@ class DeliverWebhooks:
     def _landed(self, task: asyncio.Task[None]) -> None:
         claimed = self._in_flight.pop(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("webhook broke off", delivery=claimed.delivery.id, error=type(error).__name__, exc_info=error)
+            log.error(
+                "webhook broke off", webhook_delivery_id=claimed.delivery.id, error=type(error).__name__, exc_info=error
+            )
         self._on_room()
 
     async def _deliver(self, claimed: ClaimedWebhook) -> None:
@@ -190,13 +193,27 @@ class DeliverWebhooks:
         if not target.is_enabled:
             await self._settle(_missed(claimed, "The webhook is disabled.", self._clock.now()))
             return
-        result = await self._call(target, delivery)
+        result = await self._traced_call(target, delivery)
         if result.is_success and not await self._took_answer(delivery, result.body):
             return
         step = next_step(result, tries=claimed.tries, now=self._clock.now(), jitter=self._random())
         recorded = await self._settle(_finished(claimed, target, result, step, self._clock.now()))
         if recorded and recorded.failing_since:
             await self._disable_if_hopeless(delivery, target.url, step, recorded.failing_since)
+
+    async def _traced_call(self, target: Target, delivery: WebhookDelivery) -> CallResult:
+        with tracing.span(
+            f"call webhook {delivery.event}",
+            parent=delivery.traceparent,
+            kind=tracing.Kind.CLIENT,
+            webhook_delivery_id=delivery.id,
+            message_id=delivery.message_id,
+        ) as span:
+            result = await self._call(target, delivery)
+            span.tell(**{"http.response.status_code": result.status_code or 0})
+            if not result.is_success:
+                span.fail("the endpoint has not taken the event")
+            return result
 
     async def _call(self, target: Target, delivery: WebhookDelivery) -> CallResult:
         started = self._clock.monotonic()
@@ -213,7 +230,9 @@ class DeliverWebhooks:
         except asyncio.CancelledError:
             return broken("the process stopped before the endpoint answered")
         except Exception as error:  # a defect in one call must not stop the others; the schedule goes on
-            log.error("webhook call failed", delivery=delivery.id, error=type(error).__name__, exc_info=error)
+            log.error(
+                "webhook call failed", webhook_delivery_id=delivery.id, error=type(error).__name__, exc_info=error
+            )
             return broken("the call to the endpoint broke off")
 
     async def _took_answer(self, delivery: WebhookDelivery, body: bytes) -> bool:
@@ -223,10 +242,12 @@ class DeliverWebhooks:
         try:
             await self._until_available()(self._answers.take, delivery, body)
         except UnavailableError:
-            log.error("answer not taken", delivery=delivery.id)
+            log.error("answer not taken", webhook_delivery_id=delivery.id)
             return False
         except Exception as error:  # the event has arrived, whatever is wrong with the answer
-            log.error("answer not understood", delivery=delivery.id, error=type(error).__name__, exc_info=error)
+            log.error(
+                "answer not understood", webhook_delivery_id=delivery.id, error=type(error).__name__, exc_info=error
+            )
         return True
 
     async def _settle(self, finished: FinishedWebhook) -> Recorded | None:
@@ -234,14 +255,14 @@ class DeliverWebhooks:
             recorded = await self._outcomes.submit(finished)
         except UnavailableError:
             # The log says that the attempt is under way; whoever claims the delivery next makes another.
-            log.error("webhook outcome not recorded", delivery=finished.delivery_id, attempt=finished.number)
+            log.error("webhook outcome not recorded", webhook_delivery_id=finished.delivery_id, attempt=finished.number)
             return None
         metrics.webhooks(_outcome(finished)).inc()
         if finished.milliseconds is not None:
             metrics.WEBHOOK_SECONDS.observe(finished.milliseconds / 1000)
         log.info(
             "webhook finished" if recorded.kept else "webhook outlived its lease",
-            delivery=finished.delivery_id,
+            webhook_delivery_id=finished.delivery_id,
             attempt=finished.number,
             endpoint_status=finished.status_code,
             status=finished.status.value,

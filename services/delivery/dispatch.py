@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
+from servicekit import tracing
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
@@ -171,14 +172,14 @@ class Dispatcher:
         attempt = self._in_flight.pop(task)
         self._monitor.ended(attempt.carrier)
         if not task.cancelled() and (error := task.exception()):
-            log.error("attempt broke off", message=attempt.message.id, error=type(error).__name__, exc_info=error)
+            log.error("attempt broke off", message_id=attempt.message.id, error=type(error).__name__, exc_info=error)
         self._on_room()
 
     async def _send(self, attempt: StartedAttempt, *, probe: bool) -> None:
         await self._wait_for_slot(attempt)
         if probe or self._monitor.may_send(attempt.carrier):
             started = time.perf_counter()
-            result = _of_the_carrier(await self._call_carrier(attempt))
+            result = _of_the_carrier(await self._traced_call(attempt))
             metrics.attempt_seconds(attempt.carrier).observe(time.perf_counter() - started)
             metrics.attempts(attempt.carrier, OUTCOME_OF[type(result)].value).inc()
             await self._monitor.hear(attempt.carrier, result, probe=probe)
@@ -189,11 +190,13 @@ class Dispatcher:
             kept = await self._outcomes.submit(finished)
         except UnavailableError:
             # The ledger says `started`; whoever claims the message next treats the outcome as unknown.
-            log.error("outcome not recorded", message=attempt.message.id, attempt=attempt.number)
+            log.error("outcome not recorded", message_id=attempt.message.id, attempt=attempt.number)
             return
         log.info(
             "attempt finished" if kept else "attempt outlived its lease",
-            message=attempt.message.id,
+            message_id=attempt.message.id,
+            request_id=attempt.message.request_id,
+            trace_id=tracing.trace_id(attempt.message.traceparent),
             attempt=attempt.number,
             carrier=attempt.carrier,
             outcome=finished.outcome.value,
@@ -214,6 +217,20 @@ class Dispatcher:
     async def _sleep_until(self, moment: datetime) -> None:
         if (wait := (moment - self._clock.now()).total_seconds()) > 0:
             await self._clock.sleep(wait)
+
+    async def _traced_call(self, attempt: StartedAttempt) -> SendResult:
+        message = attempt.message
+        with tracing.span(
+            "call carrier",
+            parent=message.traceparent,
+            kind=tracing.Kind.CLIENT,
+            carrier=attempt.carrier,
+            attempt=attempt.number,
+            message_id=message.id,
+        ) as span:
+            result = await self._call_carrier(attempt)
+            span.tell(outcome=OUTCOME_OF[type(result)].value)
+            return result
 
     async def _call_carrier(self, attempt: StartedAttempt) -> SendResult:
         carrier = self._carriers.named(attempt.carrier)

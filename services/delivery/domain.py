@@ -166,6 +166,8 @@ class NewMessage:
     tag: str = ""  # a word for routing rules
     route: str = ""  # the name of the route in whose queue it waits
     despite_opt_out: bool = False  # it goes to somebody who has opted out: the answer to that very word
+    request_id: str = ""  # of the request that it came by
+    traceparent: str = ""  # of that request
     idempotency: IdempotencyKey | None = None
     dedupe: DedupeKey | None = None
 
@@ -214,6 +216,8 @@ class Message:
     wanted_sender: str = ""
     tag: str = ""
     despite_opt_out: bool = False  # it goes to somebody who has opted out too
+    request_id: str = ""  # of the request that it came by
+    traceparent: str = ""  # of that request: all that becomes of the message is in its trace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Final, Protocol
@@ -72,11 +73,14 @@ class FollowUp:
         )
         result = await self._receipts.submit(told)
         metrics.receipts(carrier, result.value).inc()
-        log.info(
+        # The line that a message has is that of its attempt; what goes well afterwards is for whoever looks closer.
+        level = logging.DEBUG if result is ReceiptResult.APPLIED else logging.INFO
+        log.log(
+            level,
             _LOGGED[result],
             carrier=carrier,
-            message=told.message_id,
-            carrier_message=told.carrier_message_id,
+            message_id=told.message_id,
+            carrier_message_id=told.carrier_message_id,
             status=told.status.value,
         )
 
@@ -141,7 +145,7 @@ class FollowUp:
                 async with asyncio.timeout(LOOK_UP_CALL_SECONDS):
                     receipt = await carrier.look_up(_outbound(message))
             except Exception as error:  # noqa: BLE001  # whatever is wrong with one answer, the others are asked for too
-                log.warning("look-up failed", carrier=carrier.name, message=message.id, error=type(error).__name__)
+                log.warning("look-up failed", carrier=carrier.name, message_id=message.id, error=type(error).__name__)
                 return False
         if receipt:
             await self.receipt(carrier.name, receipt)

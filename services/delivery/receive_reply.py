@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from servicekit import tracing
 from servicekit.clock import Clock
 from servicekit.ids import new_id
 from servicekit.logs import masked_number
@@ -53,15 +54,19 @@ class ReceiveReply:
             received_at=now,
         )
         added = await self._store.add_reply(told, window_of=self._window_of, announce=self._announce, words=self._words)
+        answered = added.reply.in_reply_to
+        traceparent = answered.traceparent if answered else ""
         if added.is_new:
-            metrics.replies("message" if added.reply.in_reply_to else "nothing").inc()
+            metrics.replies("message" if answered else "nothing").inc()
+            tracing.record("reply", parent=traceparent, started_at=now, carrier=carrier, reply_id=added.reply.id)
         await self._answer(added)
         log.info(
             "reply received" if added.is_new else "reply repeated",
-            reply=added.reply.id,
+            reply_id=added.reply.id,
             carrier=carrier,
             sender=masked_number(told.sender),
-            answers=added.reply.in_reply_to.id if added.reply.in_reply_to else "",
+            message_id=answered.id if answered else "",
+            trace_id=tracing.trace_id(traceparent),
             keyword=added.reply.keyword,
         )
 

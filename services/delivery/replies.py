@@ -32,6 +32,7 @@ class AnsweredMessage:
     ref: str
     integration_id: str  # empty for one that was sent by the API
     sent_at: datetime
+    traceparent: str = ""  # of the request that it came by, when the reply has just been matched to it
 
 
 @dataclass(frozen=True, kw_only=True)

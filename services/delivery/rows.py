@@ -56,6 +56,8 @@ def new_message(message: NewMessage) -> dict[str, object]:
         "wanted_sender": message.wanted_sender,
         "tag": message.tag,
         "despite_opt_out": message.despite_opt_out,
+        "request_id": message.request_id,
+        "traceparent": message.traceparent,
         "sent_at_ms": None,
         "delivered_at_ms": None,
     }
@@ -206,6 +208,8 @@ def message(row: Row[Any]) -> Message:
         wanted_sender=row.wanted_sender,
         tag=row.tag,
         despite_opt_out=row.despite_opt_out,
+        request_id=row.request_id,
+        traceparent=row.traceparent,
         sent_at=None if row.sent_at_ms is None else from_milliseconds(row.sent_at_ms),
         delivered_at=None if row.delivered_at_ms is None else from_milliseconds(row.delivered_at_ms),
     )

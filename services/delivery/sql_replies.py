@@ -183,7 +183,11 @@ async def _received(
         text=reply.text,
         received_at=reply.received_at,
         in_reply_to=AnsweredMessage(
-            id=newest.id, ref=newest.ref, integration_id=newest.integration_id, sent_at=went_at(newest)
+            id=newest.id,
+            ref=newest.ref,
+            integration_id=newest.integration_id,
+            sent_at=went_at(newest),
+            traceparent=newest.traceparent,
         )
         if newest
         else None,

@@ -55,6 +55,8 @@ class MessageRow(SQLModel, table=True):
     wanted_sender: str = Field(sa_type=Text)
     tag: str = Field(sa_type=Text)
     despite_opt_out: bool
+    request_id: str = Field(sa_type=Text)  # of the sender's request, for the logs; empty for none
+    traceparent: str = Field(sa_type=Text)  # of the sender's request; empty when nobody traces
 
 
 class DueRow(SQLModel, table=True):

@@ -34,6 +34,7 @@ def new_delivery(delivery: WebhookDelivery) -> dict[str, object]:
         "event_id": delivery.event_id,
         "message_id": delivery.message_id,
         "reply_id": delivery.reply_id,
+        "traceparent": delivery.traceparent,
         "body": delivery.body,
         "status": WebhookStatus.PENDING.value,
         "attempts": 0,
@@ -121,6 +122,7 @@ def delivery(row: Row[Any]) -> WebhookDelivery:
         problem=row.problem,
         next_at=moment(row.next_at_ms),
         finished_at=moment(row.finished_at_ms),
+        traceparent=row.traceparent,
     )
 
 

@@ -45,6 +45,7 @@ class WebhookRow(SQLModel, table=True):
     next_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     finished_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     given_up_at_ms: int | None = Field(default=None, sa_type=BigInteger)  # when it failed or was missed
+    traceparent: str = Field(sa_type=Text)  # of the request that its message came by; empty when nobody traces
 
 
 class WebhookAttemptRow(SQLModel, table=True):

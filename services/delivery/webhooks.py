@@ -79,6 +79,7 @@ class WebhookDelivery:
     problem: str = ""  # what was wrong with the last attempt, or why there was none
     next_at: datetime | None = None  # when the next attempt is due; None when there is none to come
     finished_at: datetime | None = None
+    traceparent: str = ""  # of the request that its message came by
 
     @property
     def endpoint(self) -> str:

@@ -210,8 +210,8 @@ def _old_secret_from(secret: registry.SigningSecret) -> OldSecret:
     return OldSecret(secret=secret.secret, expires_at=from_milliseconds(secret.expires_at.ToMilliseconds()))
 
 
-def submission_of(message: NewMessage) -> delivery.Submission:
-    """Return a message as Delivery takes it."""
+def submission_of(message: NewMessage, *, request_id: str = "", traceparent: str = "") -> delivery.Submission:
+    """Return a message as Delivery takes it, with the request and the span that it came by."""
     return delivery.Submission(
         tenant_id=message.tenant_id,
         integration_id=message.integration_id,
@@ -222,6 +222,8 @@ def submission_of(message: NewMessage) -> delivery.Submission:
         on_unknown=message.on_unknown,
         sender=message.sender,
         tag=message.tag,
+        request_id=request_id,
+        traceparent=traceparent,
         idempotency=_idempotency_of(message.idempotency) if message.idempotency else None,
         dedupe=_dedupe_of(message.dedupe) if message.dedupe else None,
     )

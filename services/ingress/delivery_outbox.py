@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
-from servicekit import clients
+from servicekit import calls, clients, tracing
 from servicekit.batching import Batcher
 from servicekit.errors import IdempotencyMismatchError, RemoteError, UnavailableError
 from services.ingress import convert
@@ -27,12 +27,20 @@ Outcome = AcceptedMessage | IdempotencyMismatchError | RemoteError
 log = structlog.get_logger(__name__)
 
 
+class Handed(NamedTuple):
+    """A message with the request that it came by: many travel together, and each keeps its own."""
+
+    message: NewMessage
+    request_id: str
+    traceparent: str
+
+
 class DeliveryOutbox:
     """Submits messages so that their senders can be told that they are on disk, and asks for previews."""
 
     def __init__(self, delivery: submission_service_pb2_grpc.SubmissionServiceAsyncStub) -> None:
         self._delivery = delivery
-        self._batcher: Batcher[NewMessage, Outcome] = Batcher(
+        self._batcher: Batcher[Handed, Outcome] = Batcher(
             self._submit_together, max_size=MAX_MESSAGES_PER_CALL, concurrency=CALLS_AT_ONCE, name="submit"
         )
 
@@ -41,7 +49,7 @@ class DeliveryOutbox:
 
         Raises IdempotencyMismatchError for a key that came with another body before, else UnavailableError.
         """
-        result = await self._batcher.submit(message)
+        result = await self._batcher.submit(Handed(message, calls.request_id(), tracing.traceparent()))
         if isinstance(result, IdempotencyMismatchError):
             raise result
         if isinstance(result, RemoteError):
@@ -70,21 +78,30 @@ class DeliveryOutbox:
         """Return when everything that was submitted has its answer."""
         await self._batcher.drain()
 
-    async def _submit_together(self, messages: Sequence[NewMessage]) -> list[Outcome]:
+    async def _submit_together(self, handed: Sequence[Handed]) -> list[Outcome]:
         try:
-            return await self._call(messages)
+            return await self._call(handed)
         except RemoteError as refusal:
-            if len(messages) == 1:
+            if len(handed) == 1:
                 return [refusal]
         # All of a call is refused when one message is. Nothing is stored then, and no sender pays for another's.
         results: list[Outcome] = []
-        for message in messages:
-            results += await self._submit_together([message])
+        for each in handed:
+            results += await self._submit_together([each])
         return results
 
-    async def _call(self, messages: Sequence[NewMessage]) -> list[Outcome]:
-        request = SubmitMessagesRequest(submissions=[convert.submission_of(message) for message in messages])
-        response = await clients.call(self._delivery.SubmitMessages, request, part=PART, timeout_seconds=CALL_SECONDS)
+    async def _call(self, handed: Sequence[Handed]) -> list[Outcome]:
+        submissions = [
+            convert.submission_of(message, request_id=request_id, traceparent=traceparent)
+            for message, request_id, traceparent in handed
+        ]
+        request = SubmitMessagesRequest(submissions=submissions)
+        # One call is the work of many requests and a part of no one's: it has a trace of its own, with a link to each.
+        links = [each.traceparent for each in handed] if tracing.is_on() else []
+        with tracing.span("submit batch", parent="", links=links, messages=len(handed)):
+            response = await clients.call(
+                self._delivery.SubmitMessages, request, part=PART, timeout_seconds=CALL_SECONDS
+            )
         return [*convert.accepted_from(response)]
 
 

@@ -783,3 +783,31 @@ async def test_knows_a_repeated_resolution_by_its_key_and_resends_once(store):
 
     assert sorted(result.value for result in results) == ["replayed"] * 4 + ["resolved"]
     assert len(await claim(store)) == 1
+
+
+async def test_a_message_keeps_the_request_that_it_came_by_for_whoever_sends_it_later(store):
+    origin = {"request_id": "req-1", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    await store.add([new_message(**origin)])
+    await claim(store)
+
+    (again,) = await claim(store, now=LEASE)
+
+    assert {name: getattr(again.message, name) for name in origin} == origin
+    assert again.number == 2
+
+
+async def test_who_watches_hears_of_messages_that_receipts_have_moved_and_of_no_others(database_url):
+    database = Database.open(database_url)
+    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    heard: list[Message] = []
+    store = SqlMessageStore(database, on_moved=heard.extend)
+    await store.add([new_message()])
+    (attempt,) = await claim(store)
+    await store.finish([finished(attempt)])
+
+    for _ in range(2):
+        await store.apply_receipts([receipt(attempt.message.id)])
+
+    await database.close()
+    (moved,) = heard
+    assert (moved.id, moved.status) == (attempt.message.id, Status.DELIVERED)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
+import socket
+from datetime import datetime
 from typing import Any
 
 import grpc
@@ -201,3 +204,29 @@ def test_the_access_log_names_the_call_and_no_secret(gate: Gateway, client: http
     assert '"status":202' in lines[-2]
     assert '"status":404' in lines[-1]
     assert not [line for line in lines if "topsecret" in line]
+
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        (f"00-{TRACE_ID}-00f067aa0ba902b7-01", TRACE_ID),
+        (f"topsecret 00-{TRACE_ID}-00f067aa0ba902b7-01", None),
+        ("topsecret", None),
+        ("", None),
+    ],
+)
+def test_the_access_log_has_the_keys_of_the_services_logs_and_of_a_trace_its_id(
+    gate: Gateway, client: httpx.Client, header: str, shown: str | None
+) -> None:
+    answer = client.post("/v1/ingress/ig_x", content=b"{}", headers={"traceparent": header})
+
+    line = json.loads(gate.access_log_until(answer.headers["x-request-id"])[-1])
+    assert line.get("trace_id") == shown
+    assert "topsecret" not in str(line)
+    assert line["request_id"] == answer.headers["x-request-id"]
+    assert (line["service"], line["level"], line["event"]) == ("gateway", "info", "request")
+    assert line["replica"] == socket.gethostname()
+    assert datetime.fromisoformat(line["timestamp"]).tzinfo is not None

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from aiohttp import web
 
+from servicekit import tracing
 from servicekit.errors import ValidationError
 from services.delivery.carriers.base import (
     Capability,
@@ -102,6 +103,27 @@ async def test_sends_the_message_with_its_id_as_key_and_the_token(clock):
     assert seen["headers"]["Idempotency-Key"] == MESSAGE.message_id
     assert seen["headers"]["Authorization"] == "Bearer s3cret"
     assert seen["headers"]["Accept-Encoding"] == "identity"
+
+
+class FixedTracer:
+    """Is in the midst of one span, for ever."""
+
+    def traceparent(self) -> str:
+        return "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize("tracer", [None, FixedTracer()])
+async def test_names_its_span_to_the_carrier_while_somebody_traces_and_else_nothing(clock, monkeypatch, tracer):
+    monkeypatch.setattr(tracing, "_tracer", tracer)
+    seen = {}
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.update(request.headers)
+        return web.json_response({"id": "c-1"}, status=202)
+
+    await sent(handle, clock)
+
+    assert seen.get("traceparent") == (tracer.traceparent() if tracer else None)
 
 
 def test_does_not_show_its_token():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -53,7 +55,34 @@ def test_a_line_says_when_how_bad_which_service_and_what(capsys):
 
     line = json.loads(capsys.readouterr().err)
     assert line.pop("timestamp").endswith("Z")
-    assert line == {"service": "probe", "level": "warning", "event": "database unavailable", "attempt": 2}
+    assert line == {
+        "service": "probe",
+        "replica": socket.gethostname(),
+        "level": "warning",
+        "event": "database unavailable",
+        "attempt": 2,
+    }
+
+
+def test_leaves_out_ids_that_there_are_not(capsys):
+    logs.configure(service="probe", log_format="json")
+
+    structlog.get_logger("probe").info("done", request_id="", trace_id="", message_id="msg_1")
+
+    line = json.loads(capsys.readouterr().err)
+    assert line["message_id"] == "msg_1"
+    assert not {"request_id", "trace_id"} & set(line)
+
+
+def test_a_librarys_line_has_the_same_form(monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    logs.configure(service="probe", log_format="json")
+    (handler,) = logging.getLogger().handlers
+
+    line = json.loads(handler.format(logging.LogRecord("grpc", logging.WARNING, "", 1, "it %s", ("broke",), None)))
+
+    assert (line["event"], line["logger"], line["level"]) == ("it broke", "grpc", "warning")
+    assert (line["service"], line["replica"]) == ("probe", socket.gethostname())
 
 
 @pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), ValueError("x"), float("nan")])

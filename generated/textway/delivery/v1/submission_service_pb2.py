@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,textway/delivery/v1/submission_service.proto\x12\x13textway.delivery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n\nSubmission\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0b\n\x03ref\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\t\x12\x12\n\non_unknown\x18\x07 \x01(\t\x12\x35\n\x0bidempotency\x18\x08 \x01(\x0b\x32 .textway.delivery.v1.Idempotency\x12.\n\x06\x64\x65\x64upe\x18\t \x01(\x0b\x32\x1e.textway.delivery.v1.DedupeKey\x12\x0e\n\x06sender\x18\n \x01(\t\x12\x0b\n\x03tag\x18\x0b \x01(\t\"2\n\x0bIdempotency\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x16\n\x0erequest_sha256\x18\x02 \x01(\x0c\"@\n\tDedupeKey\x12\r\n\x05value\x18\x01 \x01(\t\x12\x16\n\x0ewindow_seconds\x18\x02 \x01(\x05\x12\x0c\n\x04mode\x18\x03 \x01(\t\"M\n\x15SubmitMessagesRequest\x12\x34\n\x0bsubmissions\x18\x01 \x03(\x0b\x32\x1f.textway.delivery.v1.Submission\"P\n\x16SubmitMessagesResponse\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x03(\x0b\x32$.textway.delivery.v1.AcceptedMessage\"\xc7\x01\n\x0f\x41\x63\x63\x65ptedMessage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02to\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0b\n\x03ref\x18\x06 \x01(\t\x12\x10\n\x08replayed\x18\x07 \x01(\x08\x12\x11\n\tduplicate\x18\x08 \x01(\x08\x12\x1c\n\x14idempotency_mismatch\x18\t \x01(\x08\"\xab\x02\n\x12SubmitBatchRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\t\x12\x12\n\non_unknown\x18\x04 \x01(\t\x12\x0e\n\x06sender\x18\x05 \x01(\t\x12\x0b\n\x03tag\x18\x06 \x01(\t\x12\x35\n\x0bidempotency\x18\x07 \x01(\x0b\x32 .textway.delivery.v1.Idempotency\x12\x1d\n\x15\x64\x65\x64upe_window_seconds\x18\x08 \x01(\x05\x12\x13\n\x0b\x64\x65\x64upe_mode\x18\t \x01(\t\x12\r\n\x05texts\x18\n \x03(\t\x12-\n\x05items\x18\x0b \x03(\x0b\x32\x1e.textway.delivery.v1.BatchItem\"W\n\tBatchItem\x12\r\n\x05place\x18\x01 \x01(\x05\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\x05\x12\x0b\n\x03ref\x18\x04 \x01(\t\x12\x14\n\x0c\x64\x65\x64upe_value\x18\x05 \x01(\t\"k\n\x13SubmitBatchResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x03 \x03(\x0b\x32$.textway.delivery.v1.AcceptedMessage\"L\n\x15PreviewMessageRequest\x12\x33\n\nsubmission\x18\x01 \x01(\x0b\x32\x1f.textway.delivery.v1.Submission\"M\n\x16PreviewMessageResponse\x12\x10\n\x08segments\x18\x01 \x01(\x05\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\x03 \x01(\t2\xcb\x02\n\x11SubmissionService\x12i\n\x0eSubmitMessages\x12*.textway.delivery.v1.SubmitMessagesRequest\x1a+.textway.delivery.v1.SubmitMessagesResponse\x12`\n\x0bSubmitBatch\x12\'.textway.delivery.v1.SubmitBatchRequest\x1a(.textway.delivery.v1.SubmitBatchResponse\x12i\n\x0ePreviewMessage\x12*.textway.delivery.v1.PreviewMessageRequest\x1a+.textway.delivery.v1.PreviewMessageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,textway/delivery/v1/submission_service.proto\x12\x13textway.delivery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n\nSubmission\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0b\n\x03ref\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\t\x12\x12\n\non_unknown\x18\x07 \x01(\t\x12\x35\n\x0bidempotency\x18\x08 \x01(\x0b\x32 .textway.delivery.v1.Idempotency\x12.\n\x06\x64\x65\x64upe\x18\t \x01(\x0b\x32\x1e.textway.delivery.v1.DedupeKey\x12\x0e\n\x06sender\x18\n \x01(\t\x12\x0b\n\x03tag\x18\x0b \x01(\t\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x13\n\x0btraceparent\x18\r \x01(\t\"2\n\x0bIdempotency\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x16\n\x0erequest_sha256\x18\x02 \x01(\x0c\"@\n\tDedupeKey\x12\r\n\x05value\x18\x01 \x01(\t\x12\x16\n\x0ewindow_seconds\x18\x02 \x01(\x05\x12\x0c\n\x04mode\x18\x03 \x01(\t\"M\n\x15SubmitMessagesRequest\x12\x34\n\x0bsubmissions\x18\x01 \x03(\x0b\x32\x1f.textway.delivery.v1.Submission\"P\n\x16SubmitMessagesResponse\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x03(\x0b\x32$.textway.delivery.v1.AcceptedMessage\"\xc7\x01\n\x0f\x41\x63\x63\x65ptedMessage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02to\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0b\n\x03ref\x18\x06 \x01(\t\x12\x10\n\x08replayed\x18\x07 \x01(\x08\x12\x11\n\tduplicate\x18\x08 \x01(\x08\x12\x1c\n\x14idempotency_mismatch\x18\t \x01(\x08\"\xab\x02\n\x12SubmitBatchRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\t\x12\x12\n\non_unknown\x18\x04 \x01(\t\x12\x0e\n\x06sender\x18\x05 \x01(\t\x12\x0b\n\x03tag\x18\x06 \x01(\t\x12\x35\n\x0bidempotency\x18\x07 \x01(\x0b\x32 .textway.delivery.v1.Idempotency\x12\x1d\n\x15\x64\x65\x64upe_window_seconds\x18\x08 \x01(\x05\x12\x13\n\x0b\x64\x65\x64upe_mode\x18\t \x01(\t\x12\r\n\x05texts\x18\n \x03(\t\x12-\n\x05items\x18\x0b \x03(\x0b\x32\x1e.textway.delivery.v1.BatchItem\"W\n\tBatchItem\x12\r\n\x05place\x18\x01 \x01(\x05\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\x05\x12\x0b\n\x03ref\x18\x04 \x01(\t\x12\x14\n\x0c\x64\x65\x64upe_value\x18\x05 \x01(\t\"k\n\x13SubmitBatchResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x03 \x03(\x0b\x32$.textway.delivery.v1.AcceptedMessage\"L\n\x15PreviewMessageRequest\x12\x33\n\nsubmission\x18\x01 \x01(\x0b\x32\x1f.textway.delivery.v1.Submission\"M\n\x16PreviewMessageResponse\x12\x10\n\x08segments\x18\x01 \x01(\x05\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\x03 \x01(\t2\xcb\x02\n\x11SubmissionService\x12i\n\x0eSubmitMessages\x12*.textway.delivery.v1.SubmitMessagesRequest\x1a+.textway.delivery.v1.SubmitMessagesResponse\x12`\n\x0bSubmitBatch\x12\'.textway.delivery.v1.SubmitBatchRequest\x1a(.textway.delivery.v1.SubmitBatchResponse\x12i\n\x0ePreviewMessage\x12*.textway.delivery.v1.PreviewMessageRequest\x1a+.textway.delivery.v1.PreviewMessageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,27 +33,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'textway.delivery.v1.submiss
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SUBMISSION']._serialized_start=103
-  _globals['_SUBMISSION']._serialized_end=367
-  _globals['_IDEMPOTENCY']._serialized_start=369
-  _globals['_IDEMPOTENCY']._serialized_end=419
-  _globals['_DEDUPEKEY']._serialized_start=421
-  _globals['_DEDUPEKEY']._serialized_end=485
-  _globals['_SUBMITMESSAGESREQUEST']._serialized_start=487
-  _globals['_SUBMITMESSAGESREQUEST']._serialized_end=564
-  _globals['_SUBMITMESSAGESRESPONSE']._serialized_start=566
-  _globals['_SUBMITMESSAGESRESPONSE']._serialized_end=646
-  _globals['_ACCEPTEDMESSAGE']._serialized_start=649
-  _globals['_ACCEPTEDMESSAGE']._serialized_end=848
-  _globals['_SUBMITBATCHREQUEST']._serialized_start=851
-  _globals['_SUBMITBATCHREQUEST']._serialized_end=1150
-  _globals['_BATCHITEM']._serialized_start=1152
-  _globals['_BATCHITEM']._serialized_end=1239
-  _globals['_SUBMITBATCHRESPONSE']._serialized_start=1241
-  _globals['_SUBMITBATCHRESPONSE']._serialized_end=1348
-  _globals['_PREVIEWMESSAGEREQUEST']._serialized_start=1350
-  _globals['_PREVIEWMESSAGEREQUEST']._serialized_end=1426
-  _globals['_PREVIEWMESSAGERESPONSE']._serialized_start=1428
-  _globals['_PREVIEWMESSAGERESPONSE']._serialized_end=1505
-  _globals['_SUBMISSIONSERVICE']._serialized_start=1508
-  _globals['_SUBMISSIONSERVICE']._serialized_end=1839
+  _globals['_SUBMISSION']._serialized_end=408
+  _globals['_IDEMPOTENCY']._serialized_start=410
+  _globals['_IDEMPOTENCY']._serialized_end=460
+  _globals['_DEDUPEKEY']._serialized_start=462
+  _globals['_DEDUPEKEY']._serialized_end=526
+  _globals['_SUBMITMESSAGESREQUEST']._serialized_start=528
+  _globals['_SUBMITMESSAGESREQUEST']._serialized_end=605
+  _globals['_SUBMITMESSAGESRESPONSE']._serialized_start=607
+  _globals['_SUBMITMESSAGESRESPONSE']._serialized_end=687
+  _globals['_ACCEPTEDMESSAGE']._serialized_start=690
+  _globals['_ACCEPTEDMESSAGE']._serialized_end=889
+  _globals['_SUBMITBATCHREQUEST']._serialized_start=892
+  _globals['_SUBMITBATCHREQUEST']._serialized_end=1191
+  _globals['_BATCHITEM']._serialized_start=1193
+  _globals['_BATCHITEM']._serialized_end=1280
+  _globals['_SUBMITBATCHRESPONSE']._serialized_start=1282
+  _globals['_SUBMITBATCHRESPONSE']._serialized_end=1389
+  _globals['_PREVIEWMESSAGEREQUEST']._serialized_start=1391
+  _globals['_PREVIEWMESSAGEREQUEST']._serialized_end=1467
+  _globals['_PREVIEWMESSAGERESPONSE']._serialized_start=1469
+  _globals['_PREVIEWMESSAGERESPONSE']._serialized_end=1546
+  _globals['_SUBMISSIONSERVICE']._serialized_start=1549
+  _globals['_SUBMISSIONSERVICE']._serialized_end=1880
 # @@protoc_insertion_point(module_scope)

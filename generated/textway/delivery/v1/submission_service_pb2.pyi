@@ -36,6 +36,8 @@ class Submission(_message.Message):
     DEDUPE_FIELD_NUMBER: _builtins.int
     SENDER_FIELD_NUMBER: _builtins.int
     TAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """tenant_id is the owner's `ten_` id, required."""
     integration_id: _builtins.str
@@ -54,6 +56,12 @@ class Submission(_message.Message):
     """sender is the number or name to send from; empty for the route's own."""
     tag: _builtins.str
     """tag is a word for routing rules; empty for none."""
+    request_id: _builtins.str
+    """request_id is the `x-request-id` of the sender's request, for the logs; empty for none."""
+    traceparent: _builtins.str
+    """traceparent names the span of the sender's request (W3C Trace Context), so that all that becomes of the message is
+    in its trace; empty when nobody traces.
+    """
     @_builtins.property
     def idempotency(self) -> Global___Idempotency:
         """idempotency is the sender's own key for the request; unset when it gave none."""
@@ -76,10 +84,12 @@ class Submission(_message.Message):
         dedupe: Global___DedupeKey | None = ...,
         sender: _builtins.str = ...,
         tag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "idempotency", b"idempotency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "idempotency", b"idempotency", "integration_id", b"integration_id", "on_unknown", b"on_unknown", "priority", b"priority", "ref", b"ref", "sender", b"sender", "tag", b"tag", "tenant_id", b"tenant_id", "text", b"text", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "idempotency", b"idempotency", "integration_id", b"integration_id", "on_unknown", b"on_unknown", "priority", b"priority", "ref", b"ref", "request_id", b"request_id", "sender", b"sender", "tag", b"tag", "tenant_id", b"tenant_id", "text", b"text", "to", b"to", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

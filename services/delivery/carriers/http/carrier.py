@@ -19,6 +19,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from servicekit import tracing
 from servicekit.clock import Clock
 from servicekit.errors import Issue, ValidationError
 from servicekit.sms_text import measure
@@ -151,7 +152,7 @@ class HttpCarrier:
 
     async def _answer(self, request: Prepared, progress: SimpleNamespace | None) -> HttpAnswer:
         assert self._session is not None  # noqa: S101  # `start` comes before everything else
-        url, headers = request.url, dict(request.headers)
+        url, headers = request.url, {**request.headers, **tracing.headers()}
         if self._origin:
             headers["Host"] = url.host_port_subcomponent or ""
             url = URL(f"{self._origin}{url.raw_path_qs}", encoded=True)
