@@ -135,6 +135,7 @@ async def test_each_receipt_is_logged_in_one_line_that_says_what_came_of_it(foll
     assert line["event"] == follow_up._LOGGED[result]
     assert line["carrier"] == "main"
     assert line["carrier_message_id"] == "c-1"
+    assert line["log_level"] == ("debug" if result is ReceiptResult.APPLIED else "info")
     assert "81230000" not in str(line)
 
 
