@@ -19,10 +19,12 @@ class Batcher(Generic[Item, Result]):
     """Turns many calls of `submit` into few calls of a handler.
 
     The handler gets 1 to `max_size` items in the order in which they were submitted and returns one result for each.
-    With `weigh`, `max_size` is what a batch's items may weigh together; an item that weighs more goes alone.
-    At most `concurrency` handlers run at once. When a handler raises, each of its items' callers gets that exception;
-    when it raises UnavailableError, so do all who wait behind it, for they have waited long enough for the same thing.
-    A caller that is cancelled while its item waits takes the item back; one whose batch is under way can not.
+    With `weigh`, `max_size` is what a batch's items may weigh together; an item that weighs more goes alone. At most
+    `concurrency` handlers run at once, and none begins sooner than `spacing_seconds` after the one before: what comes
+    alone goes at once, and what comes in crowds goes in crowds. When a handler raises, each of its items' callers gets
+    that exception; when it raises UnavailableError, so do all who wait behind it, for they have waited long enough for
+    the same thing. A caller that is cancelled while its item waits takes the item back; one whose batch is under way
+    can not.
     """
 
     def __init__(
@@ -32,12 +34,15 @@ class Batcher(Generic[Item, Result]):
         max_size: int,
         concurrency: int = 1,
         weigh: Callable[[Item], int] = lambda _: 1,
+        spacing_seconds: float = 0.0,
         name: str = "",
     ) -> None:
         """Take `name` for the sizes of the batches to be counted under it."""
         self._handler = handler
         self._max_size = max_size
         self._weigh = weigh
+        self._spacing_seconds = spacing_seconds
+        self._next_start = 0.0
         self._sizes = BATCH_SIZE.labels(name) if name else None
         self._free = concurrency
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -69,11 +74,20 @@ class Batcher(Generic[Item, Result]):
     async def _run(self) -> None:
         try:
             while self._waiting:
+                if self._spacing_seconds:
+                    await self._wait_for_turn()
                 batch = self._take()
                 if batch:
                     await self._handle(batch)
         finally:
             self._free += 1
+
+    async def _wait_for_turn(self) -> None:
+        now = asyncio.get_running_loop().time()
+        start = max(now, self._next_start)
+        self._next_start = start + self._spacing_seconds
+        if start > now:
+            await asyncio.sleep(start - now)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -229,3 +229,27 @@ async def test_an_outage_is_told_to_those_who_wait_behind_it_too_and_to_nobody_l
     assert handler.batches == [[1]]
     handler.failure = None
     assert await batcher.submit(4) == 8
+
+
+async def test_batches_keep_their_distance_so_that_a_crowd_goes_together(handler):
+    handler.may_answer.set()
+    batcher = Batcher(handler, max_size=10, concurrency=5, spacing_seconds=0.05)
+
+    first = await submitted(batcher, 1)
+    crowd = [task for item in (2, 3, 4) for task in await submitted(batcher, item)]
+    began_at_once = list(handler.batches)
+
+    assert await asyncio.gather(*first, *crowd) == [2, 4, 6, 8]
+    assert began_at_once == [[1]]
+    assert handler.batches == [[1], [2, 3, 4]]
+
+
+async def test_a_batch_is_full_when_its_items_weigh_enough(handler):
+    batcher: Batcher[int, int] = Batcher(handler, max_size=10, weigh=lambda item: item)
+    running = await submitted(batcher, 1)
+
+    waiting = await submitted(batcher, 4, 6, 1, 30, 2)
+    handler.may_answer.set()
+    await asyncio.gather(*running, *waiting)
+
+    assert handler.batches == [[1], [4, 6], [1], [30], [2]]
