@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import sys
@@ -26,7 +27,7 @@ def configure(*, service: str, level: str = "info", log_format: LogFormat = "aut
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(pad_event_to=0, exception_formatter=structlog.dev.plain_traceback)
         if console
-        else structlog.processors.JSONRenderer()
+        else _to_json
     )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -65,6 +66,14 @@ def _naming(service: str) -> structlog.typing.Processor:
         return line
 
     return name
+
+
+# Made once: with `json.dumps` every line would make one of its own.
+_ENCODE: Final = json.JSONEncoder(default=repr).encode
+
+
+def _to_json(_logger: object, _method: str, line: structlog.typing.EventDict) -> str:
+    return _ENCODE(line)
 
 
 def masked_number(number: str) -> str:

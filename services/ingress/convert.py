@@ -58,8 +58,9 @@ def path_variable(value: str, context: Context) -> str:
     as if it led to another integration than it does.
     """
     for original in calls.headers(context, "x-envoy-original-path"):
-        segments = [unquote(segment) for segment in original.partition("?")[0].split("/")]
-        if segments[3:4] != [value]:
+        # Most paths have nothing that is quoted, and unquoting costs more than looking.
+        segment = original.partition("?")[0].split("/")[3:4]
+        if segment != [value] and [unquote(part) for part in segment] != [value]:
             raise NotFoundError
     return value
 
@@ -73,7 +74,7 @@ def _headers(context: Context) -> Mapping[str, tuple[str, ...]]:
     headers: dict[str, tuple[str, ...]] = {}
     for key, value in context.invocation_metadata() or ():
         text = value if isinstance(value, str) else value.decode("utf-8", "replace")
-        headers[key] = (*headers.get(key, ()), text)
+        headers[key] = (*headers[key], text) if key in headers else (text,)
     return headers
 
 

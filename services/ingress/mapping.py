@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from servicekit.errors import Issue, ServiceError, ValidationError
 from servicekit.json_paths import CompiledPath, compile_path
@@ -63,7 +63,7 @@ class FieldTrace:
     @property
     def is_missing(self) -> bool:
         """Whether the path led to nothing: no value, null, or a text of blanks only."""
-        return self.matches == 0 or self.found is None or (isinstance(self.found, str) and not self.found.strip())
+        return _is_nothing(self.found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,18 @@ class Trace:
 
     def result_of(self, field: str) -> str:
         """Return what a field became; empty when it became nothing."""
-        return next((trace.result or "" for trace in self.fields if trace.field == field), "")
+        for trace in self.fields:
+            if trace.field == field:
+                return trace.result or ""
+        return ""
 
     @property
     def text_changed(self) -> TextChange | None:
         """What was done to the text to make it fit; None when it is as the payload has it."""
-        return next((trace.text_changed for trace in self.fields if trace.text_changed), None)
+        for trace in self.fields:
+            if trace.text_changed:
+                return trace.text_changed
+        return None
 
 
 # A mapping is compiled once and not once for each message; the paths' own cache makes even a forgotten one cheap.
@@ -147,14 +153,14 @@ def _map_recipients(mapping: Mapping, document: object, room: int) -> list[Field
 
 
 def _map_recipient(mapping: Mapping, values: list[object], matches: int) -> FieldTrace:
-    trace = replace(_found("to", mapping.to, values), matches=matches)
-    if trace.is_missing:
-        return trace
+    look = _Look("to", mapping.to.text, matches, values[0] if values else None)
+    if _is_nothing(look.found):
+        return _missing(look)
     try:
-        number = normalise(_as_number_text(trace.found), mapping.default_region)
+        number = normalise(_as_number_text(look.found), mapping.default_region)
     except NotAPhoneNumberError as error:
-        return _refused(trace, str(error), InvalidRecipientError(to=_shown(trace.found), problem=str(error)))
-    return _became(trace, number)
+        return _refused(look, str(error), InvalidRecipientError(to=_shown(look.found), problem=str(error)))
+    return _became(look, number)
 
 
 def _as_number_text(value: object) -> str:
@@ -171,56 +177,56 @@ def _shown(value: object) -> str:
 
 
 def _map_text(path: CompiledPath, document: object, limit: TextLimit) -> FieldTrace:
-    trace = _found("text", path, path.find(document))
-    if trace.is_missing:
-        return trace
-    if not isinstance(trace.found, str):
-        return _wrong_type(trace)
-    length = len(trace.found)
+    look = _look("text", path, path.find(document))
+    if _is_nothing(look.found):
+        return _missing(look)
+    if not isinstance(look.found, str):
+        return _wrong_type(look)
+    length = len(look.found)
     if length > MAX_TEXT_CHARACTERS and not limit.truncates:
         error = TextTooLongError(limit=MAX_TEXT_CHARACTERS, length=length)
-        return _refused(trace, f"it has {length} characters, at most {MAX_TEXT_CHARACTERS} can be sent", error)
+        return _refused(look, f"it has {length} characters, at most {MAX_TEXT_CHARACTERS} can be sent", error)
     try:
         fitted = fit(
-            str(trace.found),
+            str(look.found),
             max_segments=limit.max_segments,
             max_characters=MAX_TEXT_CHARACTERS,
             on_overflow=limit.on_overflow,
         )
     except DoesNotFitError as error:
-        return _refused(trace, str(error), TooManySegmentsError(limit=error.limit, segments=error.segments))
-    return replace(_became(trace, fitted.text), text_changed=fitted.change)
+        return _refused(look, str(error), TooManySegmentsError(limit=error.limit, segments=error.segments))
+    return _became(look, fitted.text, fitted.change)
 
 
 def _map_ref(path: CompiledPath, document: object) -> FieldTrace:
     values = path.find(document)
-    trace = _found("ref", path, values)
-    if not values or trace.found is None:
-        return FieldTrace(field="ref", path=path.text, matches=len(values), found=trace.found)
-    if not isinstance(trace.found, str):
-        return _wrong_type(trace)
-    if len(trace.found) > MAX_REF_CHARACTERS:
-        problem = f"it has {len(trace.found)} characters, at most {MAX_REF_CHARACTERS} are kept"
-        return _refused(trace, problem, ValidationError([Issue(path=path.text, message=f"The reference: {problem}.")]))
-    return _became(trace, str(trace.found))
+    look = _look("ref", path, values)
+    if look.found is None:
+        return FieldTrace(field="ref", path=path.text, matches=len(values))
+    if not isinstance(look.found, str):
+        return _wrong_type(look)
+    if len(look.found) > MAX_REF_CHARACTERS:
+        problem = f"it has {len(look.found)} characters, at most {MAX_REF_CHARACTERS} are kept"
+        return _refused(look, problem, ValidationError([Issue(path=path.text, message=f"The reference: {problem}.")]))
+    return _became(look, str(look.found))
 
 
 def _map_dedupe(path: CompiledPath, document: object) -> FieldTrace:
     """Return the value by which a repeat is known. What can not be used as one refuses no payload: it may be new."""
     values = path.find(document)
-    trace = _found("dedupe", path, values)
-    if trace.is_missing:
-        return _refused(trace, f"{trace.problem}, {_NO_REPEAT_KNOWN}", None)
+    look = _look("dedupe", path, values)
+    if _is_nothing(look.found):
+        return _refused(look, f"{_why_missing(look)}, {_NO_REPEAT_KNOWN}", None)
     texts = [value for value in values if isinstance(value, str)]
     if len(texts) < len(values):
         odd = next(value for value in values if not isinstance(value, str))
         kind = "null" if odd is None else _kind_of(odd)
-        return _refused(trace, f"it is {kind} where a string or a number is wanted, {_NO_REPEAT_KNOWN}", None)
+        return _refused(look, f"it is {kind} where a string or a number is wanted, {_NO_REPEAT_KNOWN}", None)
     # All of several values count: payloads that agree in the first only would be taken for one.
     value = str(texts[0]) if len(texts) == 1 else json.dumps(texts, ensure_ascii=False)
     if len(value) > MAX_DEDUPE_CHARACTERS:
         value = f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
-    return _became(trace, value)
+    return _became(look, value)
 
 
 def _dedupe_for(mapping: Mapping, to: FieldTrace, dedupe: FieldTrace) -> FieldTrace:
@@ -230,18 +236,35 @@ def _dedupe_for(mapping: Mapping, to: FieldTrace, dedupe: FieldTrace) -> FieldTr
     return replace(dedupe, result=f"{dedupe.result} to {to.result}")
 
 
-def _found(field: str, path: CompiledPath, values: list[object]) -> FieldTrace:
-    trace = FieldTrace(field=field, path=path.text, matches=len(values), found=values[0] if values else None)
-    if not trace.is_missing:
-        return trace
-    problem = _NOTHING_THERE if not values else "it is null" if trace.found is None else "it is blank"
-    return _refused(trace, problem, None)
+class _Look(NamedTuple):
+    """What a path found, before anything is made of it."""
+
+    field: str
+    path: str
+    matches: int
+    found: object
 
 
-def _wrong_type(trace: FieldTrace) -> FieldTrace:
-    problem = f"it is {_kind_of(trace.found)} where a string or a number is wanted"
-    issue = Issue(path=trace.path, message=f"The value for `{trace.field}` can not be used: {problem}.")
-    return _refused(trace, problem, ValidationError([issue]))
+def _look(field: str, path: CompiledPath, values: list[object]) -> _Look:
+    return _Look(field, path.text, len(values), values[0] if values else None)
+
+
+def _is_nothing(found: object) -> bool:
+    return found is None or (isinstance(found, str) and not found.strip())
+
+
+def _missing(look: _Look) -> FieldTrace:
+    return _refused(look, _why_missing(look), None)
+
+
+def _why_missing(look: _Look) -> str:
+    return _NOTHING_THERE if not look.matches else "it is null" if look.found is None else "it is blank"
+
+
+def _wrong_type(look: _Look) -> FieldTrace:
+    problem = f"it is {_kind_of(look.found)} where a string or a number is wanted"
+    issue = Issue(path=look.path, message=f"The value for `{look.field}` can not be used: {problem}.")
+    return _refused(look, problem, ValidationError([issue]))
 
 
 def _kind_of(value: object) -> str:
@@ -250,16 +273,18 @@ def _kind_of(value: object) -> str:
     return "an object" if isinstance(value, dict) else "an array"
 
 
-def _became(trace: FieldTrace, result: str) -> FieldTrace:
-    return FieldTrace(field=trace.field, path=trace.path, matches=trace.matches, found=trace.found, result=result)
-
-
-def _refused(trace: FieldTrace, problem: str, error: ServiceError | None) -> FieldTrace:
+def _became(look: _Look, result: str, text_changed: TextChange | None = None) -> FieldTrace:
     return FieldTrace(
-        field=trace.field,
-        path=trace.path,
-        matches=trace.matches,
-        found=trace.found,
-        problem=problem,
-        error=error,
+        field=look.field,
+        path=look.path,
+        matches=look.matches,
+        found=look.found,
+        result=result,
+        text_changed=text_changed,
+    )
+
+
+def _refused(look: _Look, problem: str, error: ServiceError | None) -> FieldTrace:
+    return FieldTrace(
+        field=look.field, path=look.path, matches=look.matches, found=look.found, problem=problem, error=error
     )

@@ -43,13 +43,7 @@ def decode(body: bytes) -> object:
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _refuse_deep_nesting(text, start)
     try:
-        document = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_int=JsonNumber,
-            parse_float=JsonNumber,
-            parse_constant=_refuse_constant,
-        )
+        document = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise _syntax_error(text, start, error) from None
     except _ConstantError:
@@ -78,6 +72,12 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(_: str) -> NoReturn:
     raise _ConstantError
+
+
+# Made once: making one costs as much as decoding a short body does.
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=JsonNumber, parse_float=JsonNumber, parse_constant=_refuse_constant
+)
 
 
 _STRING: Final = r'"(?:[^"\\]|\\.)*+"?'
