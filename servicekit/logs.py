@@ -6,11 +6,12 @@ import json
 import logging
 import socket
 import sys
-from typing import Final, Literal
+from typing import Final, Literal, TextIO, cast
 
 import structlog
 
 from servicekit import tracing
+from servicekit.log_lines import GatheredLines
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -36,14 +37,15 @@ def configure(*, service: str, level: str = "info", log_format: LogFormat = "aut
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     rendering = [renderer] if console else [structlog.processors.format_exc_info, renderer]
+    lines = cast("TextIO", sys.stderr if console else GatheredLines(sys.stderr))
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(lines),
         cache_logger_on_first_use=True,
     )
     # Libraries' lines in the same form.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(lines)
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from servicekit import logs
+from servicekit.log_lines import GATHERED_CHARACTERS
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +160,47 @@ def test_a_traceback_in_json_stays_on_its_line(capsys):
 )
 def test_masks_all_but_the_last_four_digits(number, expected):
     assert logs.masked_number(number) == expected
+
+
+async def test_writes_the_lines_of_a_moment_together_and_in_their_order(monkeypatch):
+    written: list[str] = []
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "write", lambda text: written.append(text) or len(text))
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure(service="probe", log_format="json")
+    log = structlog.get_logger("probe")
+
+    for number in range(100):
+        log.info("message sent", number=number)
+    while not written:
+        await asyncio.sleep(0.01)
+
+    assert len(written) == 1
+    assert [json.loads(line)["number"] for line in written[0].splitlines()] == list(range(100))
+
+
+async def test_lets_no_more_lines_wait_than_a_few(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure(service="probe", log_format="json")
+
+    structlog.get_logger("probe").info("message sent", detail="x" * GATHERED_CHARACTERS)
+
+    assert stream.getvalue()
+
+
+def test_a_process_that_ends_by_an_error_has_written_what_it_said():
+    program = (
+        "import asyncio, structlog\n"
+        "from servicekit import logs\n"
+        "async def main():\n"
+        "    logs.configure(service='probe', log_format='json')\n"
+        "    structlog.get_logger().error('the last word')\n"
+        "    raise SystemExit(3)\n"
+        "asyncio.run(main())\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 3
+    assert json.loads(done.stderr)["event"] == "the last word"
