@@ -21,6 +21,7 @@ MODULES = [
     *("delivery.v1.carriers_service", "delivery.v1.callbacks_service"),
     *("delivery.v1.inbound_service", "delivery.v1.opt_outs_service"),
     *("delivery.v1.webhook_deliveries_service", "delivery.v1.webhook_examples_service"),
+    "operations.v1.operations_service",
 ]
 
 
