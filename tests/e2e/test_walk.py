@@ -59,6 +59,7 @@ def test_creates_an_integration_with_the_defaults_of_the_preset(api, product):
         "outboundEvents": ["message.received"],
         "outboundEnabled": True,
         "replyWindowSeconds": 0,
+        "forEach": "",
         "createdAt": made["createdAt"],
         "updatedAt": made["updatedAt"],
     }
