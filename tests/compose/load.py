@@ -32,6 +32,11 @@ class Answer:
     def is_accepted(self) -> bool:
         return self.status == 202
 
+    @property
+    def sentence(self) -> str:
+        """The body without what differs from request to request."""
+        return f"{self.status} {self.body.partition('requestId')[0]}"
+
 
 class Load:
     """Posts in the background between `with` and its end, an open loop: a slow answer holds nothing up."""
@@ -64,6 +69,15 @@ class Load:
 
     def statuses(self) -> dict[int, int]:
         return dict(Counter(answer.status for answer in self.answers))
+
+    def failures(self) -> str:
+        """What failed, in words: how often each sentence was the answer, and between which seconds of the load."""
+        if not self.failed:
+            return "none failed"
+        start = min(answer.began for answer in self.answers)
+        sentences = Counter(answer.sentence for answer in self.failed)
+        seconds = sorted({int(answer.began - start) for answer in self.failed})
+        return f"{len(self.failed)} failed, in seconds {seconds} of it: {dict(sentences)}"
 
     async def _post_all(self) -> None:
         connector = aiohttp.TCPConnector(limit=0)
