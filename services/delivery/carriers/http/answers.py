@@ -172,4 +172,5 @@ def read_receipt(places: ReceiptPlaces, content: Content) -> tuple[Status, Failu
 
 def clean(text: str, length: int = MAX_CARRIER_ID_LENGTH) -> str:
     """Return a text that can go into the database and onto screens: no control characters, no lone surrogates."""
-    return "".join(each if each.isprintable() else " " for each in text[:length]).strip()
+    kept = text[:length]
+    return (kept if kept.isprintable() else "".join(each if each.isprintable() else " " for each in kept)).strip()

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Final
 
-import aiohttp
 from yarl import URL
 
 from servicekit import tracing
@@ -40,16 +39,14 @@ from services.delivery.carriers.base import (
 from services.delivery.carriers.http.answers import HttpAnswer, look_up_result, send_result
 from services.delivery.carriers.http.callback_signatures import message_key
 from services.delivery.carriers.http.callbacks import CallbackReader
+from services.delivery.carriers.http.calls import CarrierCalls, Progress
 from services.delivery.carriers.http.definition import Definition, Installation, setting_problems
 from services.delivery.carriers.http.model import Limits, Request
 from services.delivery.carriers.http.requests import Prepared, message_values, prepare, request_host, resolved_settings
 from services.delivery.carriers.http.templates import Values
 
-MAX_ANSWER_BYTES: Final = 65_536
 CONNECT_SECONDS: Final = 5.0
 LOOK_UP_SECONDS: Final = 5.0
-# Shorter than the time after which common servers close an idle connection: a POST that meets the closing is ambiguous.
-KEEP_IDLE_SECONDS: Final = 4.0
 
 
 class HttpCarrier:
@@ -87,37 +84,27 @@ class HttpCarrier:
         self._key_secret = _key_secret(definition, self._settings)
         self._origin = origin
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
+        self._calls: CarrierCalls | None = None
 
     async def start(self, events: CarrierEvents) -> None:  # noqa: ARG002  # what it tells comes in through `read`
         """Make the pool; connections are made when they are needed."""
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_mark_begun)
-        self._session = aiohttp.ClientSession(
-            # The dispatcher bounds how many calls there are; a second bound here would use up their deadlines.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
-            auto_decompress=False,
-            trust_env=False,
-            trace_configs=[trace],
-        )
+        # The dispatcher bounds how many calls there are; a second bound here would use up their deadlines.
+        self._calls = CarrierCalls(connect_seconds=CONNECT_SECONDS)
 
     async def stop(self) -> None:
         """Close the connections."""
-        if self._session:
-            await self._session.close()
+        if self._calls:
+            self._calls.close()
 
     async def send(self, message: OutboundMessage) -> SendResult:
         """Make the definition's request once."""
         too_long = _too_long(self._definition.limits, message.text)
         if too_long:
             return Refused(failure=Failure(reason=FailureReason.CARRIER_REJECTED), detail=too_long)
-        progress = SimpleNamespace(begun=False)
+        progress = Progress()
         try:
             answer = await self._answer(self._prepared(self._definition.request, message), progress)
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             return _broken_off(error, begun=progress.begun)
         return send_result(self._definition.answer, answer, message, self._clock.now())
 
@@ -128,8 +115,8 @@ class HttpCarrier:
             return None
         try:
             async with asyncio.timeout(LOOK_UP_SECONDS):
-                answer = await self._answer(self._prepared(look_up.request, message), None)
-        except (aiohttp.ClientError, OSError):  # a deadline that has passed is an OSError too
+                answer = await self._answer(self._prepared(look_up.request, message), Progress())
+        except OSError:  # a deadline that has passed is an OSError too
             return None
         return look_up_result(look_up, answer, message)
 
@@ -150,23 +137,11 @@ class HttpCarrier:
             inbound_url = f"{self._callback_url}/inbound"
         return message_values(message, self._settings, status_url=status_url, inbound_url=inbound_url)
 
-    async def _answer(self, request: Prepared, progress: SimpleNamespace | None) -> HttpAnswer:
-        assert self._session is not None  # noqa: S101  # `start` comes before everything else
-        url, headers = request.url, {**request.headers, **tracing.headers()}
-        if self._origin:
-            headers["Host"] = url.host_port_subcomponent or ""
-            url = URL(f"{self._origin}{url.raw_path_qs}", encoded=True)
-        async with self._session.request(
-            request.method,
-            url,
-            data=request.body,
-            headers=headers,
-            # A request without a body has no type, and GET is not to be given one.
-            skip_auto_headers=() if request.body else ("Content-Type",),
-            allow_redirects=False,
-            trace_request_ctx=progress,
-        ) as response:
-            return await _read(response)
+    async def _answer(self, request: Prepared, progress: Progress) -> HttpAnswer:
+        assert self._calls is not None  # noqa: S101  # `start` comes before everything else
+        if traced := tracing.headers():
+            request = replace(request, headers={**request.headers, **traced})
+        return await self._calls.call(request, progress, origin=self._origin)
 
 
 def _too_long(limits: Limits, text: str) -> str:
@@ -202,26 +177,9 @@ def _key_secret(definition: Definition, settings: Values) -> str:
     return callback.form.verify.texts["secret"].text(settings) or ""
 
 
-async def _mark_begun(_session: object, context: SimpleNamespace, _headers: object) -> None:
-    # Called when the connection stands and the next thing is the request's first byte.
-    if context.trace_request_ctx is not None:
-        context.trace_request_ctx.begun = True
-
-
 def _broken_off(error: Exception, *, begun: bool) -> SendResult:
     kind = type(error).__name__
     if begun:
         return Unknown(detail=f"the connection broke off before the answer was there ({kind})")
     failure = Failure(reason=FailureReason.CARRIER_UNAVAILABLE, carrier_code=kind)
     return TryLater(failure=failure, detail=f"the carrier could not be reached, so nothing was sent ({kind})")
-
-
-async def _read(response: aiohttp.ClientResponse) -> HttpAnswer:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk[: MAX_ANSWER_BYTES - len(body)]
-        if len(body) >= MAX_ANSWER_BYTES:
-            response.close()
-            break
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return HttpAnswer(status=response.status, headers=headers, body=bytes(body))

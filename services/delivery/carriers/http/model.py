@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 from services.delivery.carriers.base import Capability, FailureReason, Status
@@ -220,3 +221,8 @@ class Definition:
     status_callback: StatusCallback | None = None
     inbound_callback: InboundCallback | None = None
     path: Path | None = None  # the file that it comes from
+
+    @cached_property
+    def addresses(self) -> frozenset[str]:
+        """The names of the settings that are addresses, as templates have them."""
+        return frozenset(f"settings.{name}" for name, setting in self.settings.items() if setting.is_url)

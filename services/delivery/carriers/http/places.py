@@ -48,6 +48,12 @@ class Content:
     query: Members = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
 
+    def part(self, source: Source) -> object:
+        """Return the part that values of a source are in."""
+        if source is Source.BODY:
+            return self.body
+        return self.query if source is Source.QUERY else self.headers
+
     def within(self, item: object) -> Content:
         """Return the same call with one item of its body in the body's place."""
         return replace(self, body=item)
@@ -63,7 +69,7 @@ class Place:
 
     def values(self, content: Content) -> list[object]:
         """Return all that is there, in order; nothing that is null or empty."""
-        where = {Source.BODY: content.body, Source.QUERY: content.query, Source.HEADER: content.headers}[self.source]
+        where = content.part(self.source)
         found = [value for value in self.find(where)[:MAX_VALUES] if value is not None and value != ""]
         if self.match is None:
             return found
@@ -169,10 +175,13 @@ def body_of(body: bytes, form: Format) -> object:
         return text
     try:
         # Digits are kept as they were written. A number of thousands of digits and deep nesting raise.
-        return json.loads(text, parse_float=str, parse_constant=_refuse_constant)
+        return _READER.decode(text)
     except (ValueError, RecursionError):
         return None
 
 
 def _refuse_constant(_: str) -> NoReturn:
     raise ValueError
+
+
+_READER: Final = json.JSONDecoder(parse_float=str, parse_constant=_refuse_constant)

@@ -81,11 +81,7 @@ def message_values(
 def request_host(definition: Definition, settings: Mapping[str, str]) -> str:
     """Return the host that messages are sent to, in small letters."""
     values = {**settings, **dict.fromkeys(MESSAGE_NAMES, "x")}
-    return urlsplit(definition.request.url.url(values, _addresses(definition))).hostname or ""
-
-
-def _addresses(definition: Definition) -> frozenset[str]:
-    return frozenset(f"settings.{name}" for name, setting in definition.settings.items() if setting.is_url)
+    return urlsplit(definition.request.url.url(values, definition.addresses)).hostname or ""
 
 
 def prepare(definition: Definition, request: Request, values: Values) -> Prepared:
@@ -93,7 +89,7 @@ def prepare(definition: Definition, request: Request, values: Values) -> Prepare
     headers, query = fill_texts(request.headers, values), fill_texts(request.query, values)
     _authenticate(request.auth, values, headers, query)
     body = _body(request, values, headers)
-    url = request.url.url(values, _addresses(definition))
+    url = request.url.url(values, definition.addresses)
     if query:
         url += ("&" if "?" in url else "?") + urlencode(query, quote_via=quote)
     return Prepared(method=request.method, url=URL(url, encoded=True), headers=headers, body=body)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 from urllib.parse import quote
 
@@ -47,23 +48,30 @@ class Template:
         """The names that it uses."""
         return tuple(piece.name for piece in self.pieces if isinstance(piece, Name))
 
+    @cached_property
+    def only(self) -> str:
+        """The name that it consists of; empty for one with more to it."""
+        first = self.pieces[0] if len(self.pieces) == 1 else None
+        return first.name if isinstance(first, Name) else ""
+
     def text(self, values: Values) -> str | None:
         """Return the text; None when one of the values is empty."""
+        if self.only:
+            return str(values[self.only]) or None
         filled = [piece if isinstance(piece, str) else str(values[piece.name]) for piece in self.pieces]
         return "".join(filled) if all(filled) else None
 
     def value(self, values: Values) -> str | int | None:
         """Return the text, or the value itself with its type when the template is one name."""
-        only = self.pieces[0] if len(self.pieces) == 1 else None
-        if isinstance(only, Name) and isinstance(values[only.name], int):
-            return values[only.name]
-        return self.text(values)
+        value = values[self.only] if self.only else ""
+        return value if isinstance(value, int) else self.text(values)
 
     def url(self, values: Values, addresses: Container[str]) -> str:
         """Return an address: values are percent-encoded, save one of `addresses` at the very start."""
         first = self.pieces[0] if self.pieces else ""
         if isinstance(first, Name) and first.name in addresses:
-            return str(values[first.name]) + Template(pieces=self.pieces[1:]).url(values, ())
+            rest = Template(pieces=self.pieces[1:]).url(values, ()) if len(self.pieces) > 1 else ""
+            return str(values[first.name]) + rest
         return "".join(
             piece if isinstance(piece, str) else quote(str(values[piece.name]), safe="") for piece in self.pieces
         )
