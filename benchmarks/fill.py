@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Table, and_, column, func, insert, select, text
 from sqlalchemy import table as sql_table
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
 from servicekit.database import Database
 from services.delivery.domain import Status
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
@@ -61,7 +61,7 @@ async def _multiply(url: str, wanted: int, status: Status, tables: Sequence[Tabl
         await database.close()
 
 
-async def _mark_originals(connection: AsyncConnection, status: Status) -> int:
+async def _mark_originals(connection: Connection, status: Status) -> int:
     """Note what is to be copied; return how much it is."""
     await connection.execute(text("DROP TABLE IF EXISTS bench_originals"))
     ready = "AND id IN (SELECT message_id FROM delivery_due WHERE rank IS NOT NULL)" if status is Status.QUEUED else ""
@@ -70,7 +70,7 @@ async def _mark_originals(connection: AsyncConnection, status: Status) -> int:
     return int(await connection.scalar(text("SELECT count(*) FROM bench_originals")) or 0)
 
 
-async def _copy(connection: AsyncConnection, table: Table, copy: int) -> None:
+async def _copy(connection: Connection, table: Table, copy: int) -> None:
     id_column = table.c["id"] if "id" in table.c else table.c["message_id"]
     changed: dict[str, ColumnElement[Any]] = {
         id_column.name: _replaced(id_column, _ID_HEAD, _ID_CHANGED, f"{copy:0{_ID_CHANGED}d}")

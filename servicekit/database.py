@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Final, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Final, Protocol, TypeVar
 
 import structlog
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit import postgres, sqlite
+from servicekit.connection import Connection
 from servicekit.errors import UnavailableError
 from servicekit.metrics import DatabaseMeter, Pool, watch_pools
 from servicekit.settings import SettingsError
 
 # A sender is told of an outage within 2 s; what is left goes to the calls on the way.
 PATIENCE_SECONDS: Final = 1.5
+
+Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
@@ -30,16 +32,19 @@ class Engine(Protocol):
 
     def transaction(
         self, *, writes: bool, patience_seconds: float
-    ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+    ) -> contextlib.AbstractAsyncContextManager[Connection]:
         """Open a transaction that commits when the block ends and rolls back when it raises."""
 
-    def outside_transaction(
-        self, *, patience_seconds: float
-    ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+    def outside_transaction(self, *, patience_seconds: float) -> contextlib.AbstractAsyncContextManager[Connection]:
         """Give a connection on which each statement commits by itself, where the engine can do that."""
 
     async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
         """Call `heard` with the text of each notification; end with an outage."""
+
+    async def run(
+        self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
+    ) -> Result:
+        """Run a transaction that is given as a whole, and return what it returns."""
 
     def is_outage(self, error: Exception) -> bool:
         """Tell an outage, after which the same may be tried again, from a defect."""
@@ -60,6 +65,10 @@ class Database:
     which sees everything committed before it began. Both raise UnavailableError when the database can not be had
     within `patience_seconds`. After that a commit may have been made or not: the caller can not know. On PostgreSQL
     the patience covers the whole block; on SQLite, whose statements can not be cut short, the wait for locks.
+
+    `run_write` and `run_read` are the same for a transaction that is given as a whole, as a coroutine function that
+    waits for nothing but its connection. SQLite then runs all of it on the connection's thread, at the cost of one
+    way there and back in place of one for each statement. So it must not touch what belongs to the event loop.
     """
 
     def __init__(self, engine: Engine, name: str = "textway") -> None:
@@ -98,15 +107,17 @@ class Database:
         return self._engine.pools()
 
     @contextlib.asynccontextmanager
-    async def write(self, *, patience_seconds: float = PATIENCE_SECONDS) -> AsyncIterator[AsyncConnection]:
+    async def write(self, *, patience_seconds: float = PATIENCE_SECONDS) -> AsyncIterator[Connection]:
         """Open a transaction that may change rows."""
-        async with self._transaction(writes=True, patience_seconds=patience_seconds) as connection:
+        opened = self._engine.transaction(writes=True, patience_seconds=patience_seconds)
+        async with self._told(opened, writes=True) as connection:
             yield connection
 
     @contextlib.asynccontextmanager
-    async def read(self, *, patience_seconds: float = PATIENCE_SECONDS) -> AsyncIterator[AsyncConnection]:
+    async def read(self, *, patience_seconds: float = PATIENCE_SECONDS) -> AsyncIterator[Connection]:
         """Open a transaction that only reads."""
-        async with self._transaction(writes=False, patience_seconds=patience_seconds) as connection:
+        opened = self._engine.transaction(writes=False, patience_seconds=patience_seconds)
+        async with self._told(opened, writes=False) as connection:
             yield connection
 
     async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
@@ -119,31 +130,53 @@ class Database:
             await self._engine.listen(channel, heard)
 
     @contextlib.asynccontextmanager
-    async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
+    async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[Connection]:
         """Give a connection for statements that PostgreSQL runs in no transaction; on SQLite it is one of `write`."""
         opened = self._engine.outside_transaction(patience_seconds=patience_seconds)
-        async with self._told(opened, self._meters[True]) as connection:
+        async with self._told(opened, writes=True) as connection:
             yield connection
 
-    @contextlib.asynccontextmanager
-    async def _transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
-        opened = self._engine.transaction(writes=writes, patience_seconds=patience_seconds)
-        async with self._told(opened, self._meters[writes]) as connection:
-            yield connection
+    async def run_write(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Run a transaction that may change rows, and return what it returns."""
+        return await self._run(work, writes=True)
+
+    async def run_read(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Run a transaction that only reads, and return what it returns."""
+        return await self._run(work, writes=False)
 
     @contextlib.asynccontextmanager
     async def _told(
-        self, opened: contextlib.AbstractAsyncContextManager[AsyncConnection], meter: DatabaseMeter
-    ) -> AsyncIterator[AsyncConnection]:
+        self, opened: contextlib.AbstractAsyncContextManager[Connection], *, writes: bool
+    ) -> AsyncIterator[Connection]:
+        with self._watched(self._meters[writes]) as is_had:
+            async with opened as connection:
+                is_had()
+                yield connection
+
+    async def _run(self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool) -> Result:
+        with self._watched(self._meters[writes]) as is_had:
+
+            async def watched(connection: Connection) -> Result:
+                is_had()
+                return await work(connection)
+
+            return await self._engine.run(watched, writes=writes, patience_seconds=PATIENCE_SECONDS)
+
+    @contextlib.contextmanager
+    def _watched(self, meter: DatabaseMeter) -> Iterator[Callable[[], None]]:
+        """Measure a transaction and tell its outages; what is given is to be called once the connection is there."""
         wanted_at, had_at = time.perf_counter(), 0.0
         meter.waiting.inc()
+
+        def is_had() -> None:
+            nonlocal had_at
+            had_at = time.perf_counter()
+            meter.waiting.dec()
+            meter.wait_seconds.observe(had_at - wanted_at)
+
         try:
             with self._outages_told(meter):
-                async with opened as connection:
-                    had_at = time.perf_counter()
-                    meter.waiting.dec()
-                    meter.wait_seconds.observe(had_at - wanted_at)
-                    yield connection
+                yield is_had
         finally:
             if had_at:
                 meter.transaction_seconds.observe(time.perf_counter() - had_at)

@@ -9,8 +9,8 @@ from typing import Final
 
 import structlog
 from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
 from servicekit.database import Database
 
 POLL_SECONDS: Final = 0.5
@@ -56,7 +56,7 @@ async def build(database: Database, indexes: Sequence[LaterIndex], patience_seco
             await _build_beside_writers(connection, index)
 
 
-async def _build_beside_writers(connection: AsyncConnection, index: LaterIndex) -> None:
+async def _build_beside_writers(connection: Connection, index: LaterIndex) -> None:
     is_valid = await connection.scalar(_IS_VALID, {"name": index.name})
     if is_valid:
         return

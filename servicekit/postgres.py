@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Final, Protocol, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import asyncpg
 import structlog
@@ -15,8 +15,11 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from servicekit.connection import Connection
 from servicekit.metrics import Pool
 from servicekit.settings import SettingsError
+
+Result = TypeVar("Result")
 
 # Eight replicas of a service and the others beside them stay below PostgreSQL's default of 100 connections.
 CONNECTIONS: Final = 10
@@ -121,7 +124,7 @@ class PostgresEngine:
         event.listen(engine.sync_engine, "handle_error", self._examine_error)
 
     @contextlib.asynccontextmanager
-    async def transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[Connection]:
         """See Engine."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_seconds
@@ -135,7 +138,7 @@ class PostgresEngine:
             async with connection.begin():
                 if patience_seconds * 1000 > STATEMENT_MS:
                     await _wait_longer(connection, patience_seconds)
-                yield connection
+                yield cast("Connection", connection)
         finally:
             # A caller that is cancelled must not leave the connection behind.
             closing = asyncio.ensure_future(connection.close())
@@ -143,7 +146,7 @@ class PostgresEngine:
             await asyncio.shield(closing)
 
     @contextlib.asynccontextmanager
-    async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
+    async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[Connection]:
         """See Engine."""
         async with (
             asyncio.timeout(patience_seconds),
@@ -152,7 +155,7 @@ class PostgresEngine:
             for name in ("statement_timeout", "lock_timeout"):
                 await connection.execute(text(f"SET {name} = {round(patience_seconds * 1000)}"))
             try:
-                yield connection
+                yield cast("Connection", connection)
             finally:
                 # Its settings and its locks end with it.
                 await asyncio.shield(connection.invalidate())
@@ -170,6 +173,13 @@ class PostgresEngine:
             # It would go on listening in the pool.
             driver.terminate()
             await asyncio.shield(connection.close())
+
+    async def run(
+        self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
+    ) -> Result:
+        """See Engine."""
+        async with self.transaction(writes=writes, patience_seconds=patience_seconds) as connection:
+            return await work(connection)
 
     def is_outage(self, error: Exception) -> bool:
         """See Engine."""

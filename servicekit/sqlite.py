@@ -6,25 +6,23 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar
 
-import aiosqlite
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import StaticPool
 
+from servicekit.connection import Connection
 from servicekit.metrics import Pool
 from servicekit.settings import SettingsError
+from servicekit.sqlite_lines import Line
+
+Result = TypeVar("Result")
 
 READERS: Final = 4
 BUSY_TIMEOUT_MS: Final = 1500
-# A smaller difference is not worth another round trip to the driver's thread.
-NOTICEABLE_MS: Final = 50
 
 # Checkpoints stay as SQLite makes them, after 1000 pages, and on the writer's own connection: a second one would meet
 # the bug that `_lock` tells of. With 100 commits a second beside 200,000 rows the slowest commit took 0.20 s; with 200
@@ -38,17 +36,16 @@ _WRITER_PRAGMAS: Final[Mapping[str, str | int]] = {
     "busy_timeout": BUSY_TIMEOUT_MS,
 }
 _READER_PRAGMAS: Final[Mapping[str, str | int]] = {"busy_timeout": BUSY_TIMEOUT_MS, "query_only": 1}
-_MEMORY_PRAGMAS: Final[Mapping[str, str | int]] = {"foreign_keys": 1}
+_MEMORY_PRAGMAS: Final[Mapping[str, str | int]] = {"foreign_keys": 1, "busy_timeout": BUSY_TIMEOUT_MS}
 
 
 def open_engine(url: URL) -> SqliteEngine:
     """Open the file of a URL, or a database in memory; raise SettingsError when another process has the file open."""
-    url = url.set(drivername="sqlite+aiosqlite")
+    url = url.set(drivername="sqlite")
     if url.database and url.database != ":memory:":
         return _open_file(url, Path(url.database))
-    engine = create_async_engine(url, poolclass=StaticPool, hide_parameters=True)
-    _prepare(engine, _MEMORY_PRAGMAS, begin="BEGIN")
-    return SqliteEngine(engine, engine, None)
+    only = _Lines([_line(url, _MEMORY_PRAGMAS, begin="BEGIN")])
+    return SqliteEngine(only, only, None)
 
 
 class SqliteEngine:
@@ -56,31 +53,33 @@ class SqliteEngine:
 
     is_exclusive = True
 
-    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, lock_file: int | None) -> None:
-        self._writer = writer
-        self._reader = reader
+    def __init__(self, writers: _Lines, readers: _Lines, lock_file: int | None) -> None:
+        self._writers = writers
+        self._readers = readers
         self._lock_file = lock_file
-        self._one_at_a_time = asyncio.Lock() if writer is reader else None
 
     @contextlib.asynccontextmanager
-    async def transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[Connection]:
         """See Engine."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        async with self._one_at_a_time or contextlib.nullcontext():
-            async with asyncio.timeout(patience_seconds):
-                connection = await (self._writer if writes else self._reader).connect()
-            try:
-                await _wait_at_most(connection, patience_seconds - (loop.time() - started))
-                async with connection.begin():
-                    yield connection
-            finally:
-                # A caller that is cancelled must not leave the one writer behind.
-                await asyncio.shield(connection.close())
+        lines = self._writers if writes else self._readers
+        line, seconds_left = await lines.take(patience_seconds)
+        # A caller that is cancelled must not leave the one writer behind: whatever the thread is at ends first.
+        try:
+            yield await asyncio.shield(line.begin(seconds_left))
+        except BaseException:
+            await lines.give_back_after(line, line.roll_back())
+            raise
+        await lines.give_back_after(line, line.commit())
 
-    def outside_transaction(
-        self, *, patience_seconds: float
-    ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+    async def run(
+        self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
+    ) -> Result:
+        """See Engine."""
+        lines = self._writers if writes else self._readers
+        line, seconds_left = await lines.take(patience_seconds)
+        return await lines.give_back_after(line, line.run(work, seconds_left))
+
+    def outside_transaction(self, *, patience_seconds: float) -> contextlib.AbstractAsyncContextManager[Connection]:
         """Open a transaction: on SQLite every statement that we have can be in one."""
         return self.transaction(writes=True, patience_seconds=patience_seconds)
 
@@ -90,13 +89,11 @@ class SqliteEngine:
             # The driver reports locks, full disks and I/O errors as operational errors; a wrong statement is one too,
             # but that is found by the first test that runs it.
             return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
-        return isinstance(error, (TimeoutError, PoolTimeoutError))
+        return isinstance(error, TimeoutError)
 
     def pools(self) -> Mapping[str, Pool]:
         """See Engine."""
-        if self._writer is self._reader:
-            return {}
-        return {"writer": cast("Pool", self._writer.pool), "readers": cast("Pool", self._reader.pool)}
+        return {} if self._writers is self._readers else {"writer": self._writers, "readers": self._readers}
 
     async def listen(self, channel: str, heard: Callable[[str], None]) -> None:  # noqa: ARG002  # there is no news
         """See Engine."""
@@ -104,20 +101,53 @@ class SqliteEngine:
 
     async def close(self) -> None:
         """Close every connection and let go of the file."""
-        await self._reader.dispose()
-        await self._writer.dispose()
+        for lines in {self._readers, self._writers}:
+            await lines.close()
         if self._lock_file is not None:
             os.close(self._lock_file)
 
 
-async def _wait_at_most(connection: AsyncConnection, seconds: float) -> None:
-    """Let the file's lock be waited for until the caller's patience ends: part of it may have gone into the pool."""
-    pooled = await connection.get_raw_connection()
-    milliseconds = max(0, round(seconds * 1000))
-    if abs(pooled.info.get("busy_timeout", BUSY_TIMEOUT_MS) - milliseconds) >= NOTICEABLE_MS:
-        driver = cast("aiosqlite.Connection", pooled.driver_connection)
-        async with driver.execute(f"PRAGMA busy_timeout={milliseconds}"):
-            pooled.info["busy_timeout"] = milliseconds
+class _Lines:
+    """Connections, of which each is used by one transaction at a time."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._all = lines
+        self._free = list(lines)
+        self._some_free = asyncio.Semaphore(len(lines))
+
+    def size(self) -> int:
+        """See Pool."""
+        return len(self._all)
+
+    def checkedout(self) -> int:
+        """See Pool."""
+        return len(self._all) - len(self._free)
+
+    async def take(self, patience_seconds: float) -> tuple[Line, float]:
+        """Return a free one, and how much of the patience is left. Raises TimeoutError."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        if self._some_free.locked():
+            async with asyncio.timeout(patience_seconds):
+                await self._some_free.acquire()
+        else:
+            await self._some_free.acquire()
+        return self._free.pop(), patience_seconds - (loop.time() - started)
+
+    async def give_back_after(self, line: Line, last: asyncio.Future[Result]) -> Result:
+        """Return the result of the last that is done with a connection, which is free then, whoever is cancelled."""
+        last.add_done_callback(lambda done: self._give_back(line, done))
+        return await asyncio.shield(last)
+
+    def _give_back(self, line: Line, done: asyncio.Future[Any]) -> None:
+        self._free.append(line)
+        self._some_free.release()
+        if not done.cancelled():
+            done.exception()  # is told to the caller, if there still is one
+
+    async def close(self) -> None:
+        for line in self._all:
+            await line.close()
 
 
 def _open_file(url: URL, path: Path) -> SqliteEngine:
@@ -127,11 +157,9 @@ def _open_file(url: URL, path: Path) -> SqliteEngine:
         path.touch(mode=0o600)
     except OSError as error:
         raise SettingsError(f"database URL: {path} can not be opened: {error.strerror}") from error
-    writer = create_async_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
-    _prepare(writer, _WRITER_PRAGMAS, begin="BEGIN IMMEDIATE")
-    reader = create_async_engine(url, pool_size=READERS, max_overflow=0, hide_parameters=True)
-    _prepare(reader, _READER_PRAGMAS, begin="BEGIN")
-    return SqliteEngine(writer, reader, lock_file)
+    writer = _line(url, _WRITER_PRAGMAS, begin="BEGIN IMMEDIATE")
+    readers = [_line(url, _READER_PRAGMAS, begin="BEGIN") for _ in range(READERS)]
+    return SqliteEngine(_Lines([writer]), _Lines(readers), lock_file)
 
 
 def _lock(path: Path) -> int:
@@ -146,8 +174,10 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _prepare(engine: AsyncEngine, pragmas: Mapping[str, str | int], *, begin: str) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
+def _line(url: URL, pragmas: Mapping[str, str | int], *, begin: str) -> Line:
+    engine = create_engine(url, hide_parameters=True, **Line.engine_options)
+
+    @event.listens_for(engine, "connect")
     def set_pragmas(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver would begin transactions lazily, and deferred
         cursor = connection.cursor()
@@ -159,6 +189,8 @@ def _prepare(engine: AsyncEngine, pragmas: Mapping[str, str | int], *, begin: st
                 raise SettingsError(f"SQLite refuses PRAGMA {name}={value}: it stays {actual}")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def begin_transaction(connection: Any) -> None:
         connection.exec_driver_sql(begin)
+
+    return Line(engine, busy_timeout_ms=BUSY_TIMEOUT_MS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
-from services.delivery.domain import Message
+from services.delivery.domain import Message, Status
 from services.delivery.replies import ReceivedReply
 from services.delivery.webhook_events import EVENT_OF, reply_deliveries, status_deliveries
 from services.delivery.webhooks import Destination, DestinationKind, Event, WebhookDelivery
@@ -59,6 +59,14 @@ class Announcements:
             callback = Destination(kind=DestinationKind.CALLBACK, id=message.integration_id, url=message.callback)
             destinations.append(callback)
         return status_deliveries(message, destinations) if destinations else []
+
+    def is_awaited(self, message: Message, status: Status) -> bool:
+        """Return whether anybody wants to hear that a message has come to a status."""
+        event = EVENT_OF.get(status)
+        if event is None:
+            return False
+        owner = Owner(message.tenant_id, message.integration_id)
+        return bool(message.callback) or bool(self._webhooks(owner, event))
 
     def of_reply(self, reply: ReceivedReply) -> Sequence[WebhookDelivery]:
         """Return the deliveries of an inbound message; none for one that is nobody's."""

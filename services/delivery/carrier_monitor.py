@@ -116,6 +116,10 @@ class CarrierMonitor:
         """Return whether the carrier still gets messages that were claimed for it before it was found to fail."""
         return not _is_open(self._shared[name])
 
+    def is_full(self) -> bool:
+        """Whether a carrier has as many calls under way as it may have."""
+        return any(self._in_flight[name] >= most for name, most in self._most.items())
+
     def began(self, name: str) -> None:
         """Count a call that is under way."""
         self._in_flight[name] += 1
@@ -135,6 +139,8 @@ class CarrierMonitor:
             self._last_errors[name] = CarrierError(
                 at=now, code=failure.reason.code, message=result.detail[:MAX_DETAIL_LENGTH]
             )
+        if failure is None and not probe:
+            return
         if probe:
             self._probing.discard(name)
         try:

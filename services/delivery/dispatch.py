@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -39,6 +38,9 @@ from services.delivery.store import FinishedAttempt, MessageStore, Share, Starte
 CARRIER_CALL_SECONDS: Final = 20.0
 LEASE_SECONDS: Final = 30.0
 OUTCOMES_IN_COMMIT: Final = 200
+# So far apart do outcomes go to the disk, those of a moment together; a crash makes those that wait unknown.
+OUTCOMES_SPACING_SECONDS: Final = 0.005
+FIRST_REPEAT_SECONDS: Final = 0.1
 OUTCOME_OF: Final[Mapping[type[SendResult], Outcome]] = {
     Taken: Outcome.TAKEN,
     Refused: Outcome.REFUSED,
@@ -77,7 +79,13 @@ class Dispatcher:
         self._in_flight: dict[asyncio.Task[None], StartedAttempt] = {}
         self._stopping = False
         self._leased_until = clock.now()  # when the first lease of what is in flight ends
-        self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT, name="outcomes")
+        self._outcomes = Batcher(
+            self._record,
+            max_size=OUTCOMES_IN_COMMIT,
+            name="outcomes",
+            spacing_seconds=OUTCOMES_SPACING_SECONDS,
+        )
+        self._wants_room = False  # the last claim may have left messages for which there was no room
 
     @property
     def room(self) -> int:
@@ -101,7 +109,10 @@ class Dispatcher:
         now = self._clock.now()
         claim_round = self._round(now, self._monitor.room(now))
         shares = claim_round.shares(self.room)
-        return tried + (await self._claim(shard, claim_round, shares) if shares else 0)
+        done = await self._claim(shard, claim_round, shares) if shares else 0
+        asked = sum(share.limit for share in shares)
+        self._wants_room = self.room <= 0 or done >= asked or self._monitor.is_full()
+        return tried + done
 
     async def _try_again(self, shard: int) -> int:
         """Send one message to each carrier that failed and whose time has come, if there is one to send."""
@@ -173,7 +184,8 @@ class Dispatcher:
         self._monitor.ended(attempt.carrier)
         if not task.cancelled() and (error := task.exception()):
             log.error("attempt broke off", message_id=attempt.message.id, error=type(error).__name__, exc_info=error)
-        self._on_room()
+        if self._wants_room:
+            self._on_room()
 
     async def _send(self, attempt: StartedAttempt, *, probe: bool) -> None:
         await self._wait_for_slot(attempt)
@@ -192,6 +204,8 @@ class Dispatcher:
             # The ledger says `started`; whoever claims the message next treats the outcome as unknown.
             log.error("outcome not recorded", message_id=attempt.message.id, attempt=attempt.number)
             return
+        if finished.retry_at is not None:
+            self._on_room()  # another carrier may be asked at once
         log.info(
             "attempt finished" if kept else "attempt outlived its lease",
             message_id=attempt.message.id,
@@ -283,7 +297,8 @@ class Dispatcher:
             # Never later than its validity, so that it expires in time.
             retry_at=min(step.at, attempt.message.valid_until) if isinstance(step, Retry) else None,
             finished_at=now,
-            message=replace(attempt.message, sender=attempt.sender),
+            message=attempt.message,
+            sender=attempt.sender,
         )
 
     def _not_sent(self, attempt: StartedAttempt) -> FinishedAttempt:
@@ -303,6 +318,12 @@ class Dispatcher:
         )
 
     async def _record(self, attempts: Sequence[FinishedAttempt]) -> list[bool]:
+        try:
+            return await self._store.finish(attempts)
+        except UnavailableError:
+            if self._stopping:
+                raise
+        await self._clock.sleep(FIRST_REPEAT_SECONDS)
         # May be repeated: the store records an outcome once, and only while the lease is ours.
         repeat = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),

@@ -124,6 +124,7 @@ class DeliveryService:
             self._announcements.of_status,
             on_announced=lambda: self._webhook_worker.wake(),  # noqa: PLW0108  # the worker does not exist yet
             on_moved=measure_receipts,
+            is_awaited=self._announcements.is_awaited,
         )
         self._webhooks = SqlWebhookStore(database)
         self._egress = EgressClient(settings.egress_policy(settings.public_url), clock)

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, FromClause, Label, ScalarSelect, Select, bindparam, func, literal, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds, to_milliseconds
+from servicekit.connection import Connection
 from servicekit.database import Database
 from services.delivery.backlog import COUNTED_AT_MOST, MessageBacklog, WebhookBacklog
 from services.delivery.tables import DUE
@@ -42,7 +42,7 @@ class SqlBacklog:
             oldest_due_at=None if oldest is None else from_milliseconds(oldest),
         )
 
-    async def _oldest_due_ms(self, connection: AsyncConnection, now_ms: int) -> int | None:
+    async def _oldest_due_ms(self, connection: Connection, now_ms: int) -> int | None:
         overdue = [_first_overdue(shard, now_ms) for shard in self._shards]
         found = list((await connection.execute(select(*overdue))).one())
         heads = select(*(_oldest_at_front(shard) for shard in self._shards))

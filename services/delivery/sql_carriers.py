@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Row, bindparam, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_microseconds, from_milliseconds, to_milliseconds
+from servicekit.connection import Connection
 from servicekit.database import Database
 from services.delivery.domain import REASON_BY_CODE, Failure
 from services.delivery.pacing import Limits, Line, Pace, Wish, lines_of, next_slots
@@ -54,7 +54,7 @@ class SqlCarrierStore:
         return [from_microseconds(at) for at in found]
 
 
-async def lock_lines(connection: AsyncConnection, lines: Sequence[Line]) -> dict[Line, Pace]:
+async def lock_lines(connection: Connection, lines: Sequence[Line]) -> dict[Line, Pace]:
     """Lock lines of slots, in one order everywhere; one that is new is empty."""
     ordered = sorted(lines)
     await connection.execute(
@@ -70,7 +70,7 @@ async def lock_lines(connection: AsyncConnection, lines: Sequence[Line]) -> dict
     return {Line(row.carrier, row.sender): Pace(next_us=row.next_us, planned_us=row.planned_us) for row in found}
 
 
-async def move_lines(connection: AsyncConnection, before: dict[Line, Pace], after: Sequence[tuple[Line, Pace]]) -> None:
+async def move_lines(connection: Connection, before: dict[Line, Pace], after: Sequence[tuple[Line, Pace]]) -> None:
     """Write the lines that have changed."""
     changed = [
         {

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Executable, Row, bindparam, delete, select, tuple_, update
+from sqlalchemy import (
+    JSON,
+    Executable,
+    SmallInteger,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
+from servicekit.connection import Connection
+from servicekit.hot_statements import HotStatement
 from services.delivery.domain import DedupeKey, IdempotencyKey, NewMessage
 from services.delivery.tables import KEYS
 
@@ -27,24 +42,37 @@ _REPOINT: Final = (
     .values(message_id=bindparam("to_message_id"), duplicate=True)
 )
 
-KeyId = tuple[int, str, str]
+_COLUMNS: Final = tuple(column.name for column in KEYS.columns)
+_TOLD: Final = (KEYS.c.shard, KEYS.c.scope, KEYS.c.key, KEYS.c.message_id, KEYS.c.request_sha256, KEYS.c.duplicate)
 
 
-def _claiming(insert: postgresql.Insert | sqlite.Insert) -> Executable:
-    taken = ("request_sha256", "message_id", "duplicate", "expires_at_ms")
-    return insert.on_conflict_do_update(
+def _take_free(engine: str) -> Executable:
+    dialect = postgresql if engine == "postgresql" else sqlite
+    wanted = dialect.insert(KEYS).values({name: bindparam(name) for name in _COLUMNS})
+    taking: Executable = wanted.on_conflict_do_update(
         index_elements=[KEYS.c.shard, KEYS.c.scope, KEYS.c.key],
-        set_={name: insert.excluded[name] for name in taken},
+        set_={name: wanted.excluded[name] for name in ("request_sha256", "message_id", "duplicate", "expires_at_ms")},
         where=KEYS.c.expires_at_ms <= bindparam("now_ms"),
     )
+    return taking
 
 
-# Run with a list of rows, each of which is one short statement: PostgreSQL takes seconds
-# for one of seven thousand parameters.
-_CLAIMS: Final = {
-    "postgresql": _claiming(postgresql.insert(KEYS)),
-    "sqlite": _claiming(sqlite.insert(KEYS)),
-}
+def _holding(engine: str) -> Executable:
+    # The keys come as one JSON array of arrays, and each is found by the primary key.
+    if engine == "postgresql":
+        listed = func.json_array_elements(cast(bindparam("keys", type_=Text), JSON))
+        wanted = listed.table_valued("value").render_derived()
+    else:
+        wanted = func.json_each(bindparam("keys")).table_valued("value")
+    shard, scope, key = (wanted.c.value.op("->>")(literal_column(place)) for place in "012")
+    return select(*_TOLD).where(KEYS.c.shard == cast(shard, SmallInteger), KEYS.c.scope == scope, KEYS.c.key == key)
+
+
+_TAKE_FREE: Final = HotStatement(_take_free, (*_COLUMNS, "now_ms"))
+_HOLDERS: Final = HotStatement(_holding, ("keys",))
+
+KeyId = tuple[int, str, str]
+Row = tuple[int, str, str, bytes, str, bool, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +86,7 @@ class Repeat:
     batch_id: str = ""  # of the first batch with its key
 
 
-async def repeats(connection: AsyncConnection, messages: Sequence[NewMessage], now_ms: int) -> dict[str, Repeat]:
+async def repeats(connection: Connection, messages: Sequence[NewMessage], now_ms: int) -> dict[str, Repeat]:
     """Claim the messages' keys; return those of the messages, by id, that are repeats.
 
     A repeat that its dedupe rule only annotates is to be stored all the same. Concurrent transactions with the same key
@@ -82,7 +110,7 @@ async def repeats(connection: AsyncConnection, messages: Sequence[NewMessage], n
     return found
 
 
-async def known_request(connection: AsyncConnection, key: IdempotencyKey, now_ms: int) -> Repeat | None:
+async def known_request(connection: Connection, key: IdempotencyKey, now_ms: int) -> Repeat | None:
     """Return of what a request is a repeat; None for a new one. The caller holds a lock that repeats wait for."""
     shard, scope, text = _idempotency_id(key)
     found = await connection.execute(
@@ -96,12 +124,12 @@ async def known_request(connection: AsyncConnection, key: IdempotencyKey, now_ms
     return Repeat(first_id=row.message_id, replayed=True, mismatch=row.request_sha256 != key.request_sha256)
 
 
-async def remember_request(connection: AsyncConnection, key: IdempotencyKey, message_id: str, now_ms: int) -> None:
+async def remember_request(connection: Connection, key: IdempotencyKey, message_id: str, now_ms: int) -> None:
     """Let later requests with this key be known as repeats."""
     await _claim(connection, [_row(_idempotency_id(key), message_id, key.request_sha256, key.expires_at)], now_ms)
 
 
-async def remove_expired(connection: AsyncConnection, now_ms: int, limit: int) -> int:
+async def remove_expired(connection: Connection, now_ms: int, limit: int) -> int:
     """Delete keys that count no more, at most so many; return how many."""
     found = await connection.execute(
         select(KEYS.c.shard, KEYS.c.scope, KEYS.c.key).where(KEYS.c.expires_at_ms <= now_ms).limit(limit)
@@ -128,7 +156,7 @@ class _Holder:
 
 
 async def _find_places(
-    connection: AsyncConnection, messages: Sequence[NewMessage], found: dict[str, Repeat], now_ms: int
+    connection: Connection, messages: Sequence[NewMessage], found: dict[str, Repeat], now_ms: int
 ) -> None:
     """Claim each place of new batches; say for each place of a repeated one which message the first has there.
 
@@ -154,7 +182,7 @@ async def _find_places(
 
 
 async def _dedupe(
-    connection: AsyncConnection, messages: Sequence[NewMessage], found: dict[str, Repeat], now_ms: int
+    connection: Connection, messages: Sequence[NewMessage], found: dict[str, Repeat], now_ms: int
 ) -> None:
     held = await _claim(connection, [_meaning_row(m, m.dedupe) for m in messages if m.dedupe], now_ms)
     repointed: list[dict[str, object]] = []
@@ -175,32 +203,29 @@ async def _dedupe(
         await connection.execute(_REPOINT, repointed)
 
 
-async def _claim(connection: AsyncConnection, wanted: Sequence[dict[str, object]], now_ms: int) -> dict[KeyId, _Holder]:
+async def _claim(connection: Connection, wanted: Sequence[Row], now_ms: int) -> dict[KeyId, _Holder]:
     """Insert the keys that nobody holds, for the first that wants each; return who holds them."""
     if not wanted:
         return {}
-    first = {(row["shard"], row["scope"], row["key"]): row for row in reversed(wanted)}
+    first: dict[KeyId, Row] = {row[:3]: row for row in reversed(wanted)}
     # In one order everywhere, or two transactions could each wait for a key of the other.
     key_ids = sorted(first)
-    claim = _CLAIMS[connection.dialect.name]
-    await connection.execute(claim, [{**first[key_id], "now_ms": now_ms} for key_id in key_ids])
+    await _TAKE_FREE.each(connection, [(*first[key_id], now_ms) for key_id in key_ids])
     return await _holders(connection, key_ids)
 
 
-async def _holders(
-    connection: AsyncConnection, key_ids: Sequence[tuple[object, object, object]]
-) -> dict[KeyId, _Holder]:
+async def _holders(connection: Connection, key_ids: Sequence[KeyId]) -> dict[KeyId, _Holder]:
     if not key_ids:
         return {}
-    found = await connection.execute(select(KEYS).where(tuple_(KEYS.c.shard, KEYS.c.scope, KEYS.c.key).in_(key_ids)))
-    return {(row.shard, row.scope, row.key): _holder(row) for row in found}
+    return {
+        (shard, scope, key): _Holder(message_id=message_id, request_sha256=request_sha256, duplicate=bool(duplicate))
+        for shard, scope, key, message_id, request_sha256, duplicate in await _HOLDERS.rows(
+            connection, json.dumps(key_ids)
+        )
+    }
 
 
-def _holder(row: Row[Any]) -> _Holder:
-    return _Holder(message_id=row.message_id, request_sha256=row.request_sha256, duplicate=row.duplicate)
-
-
-def _request_row(message: NewMessage, key: IdempotencyKey) -> dict[str, object]:
+def _request_row(message: NewMessage, key: IdempotencyKey) -> Row:
     return _row(_idempotency_id(key), _claimant(message, key), key.request_sha256, key.expires_at)
 
 
@@ -209,25 +234,16 @@ def _claimant(message: NewMessage, key: IdempotencyKey) -> str:
     return key.batch.batch_id if key.batch else message.id
 
 
-def _place_row(message: NewMessage, key: IdempotencyKey) -> dict[str, object]:
+def _place_row(message: NewMessage, key: IdempotencyKey) -> Row:
     return _row(_place_id(key), message.id, key.request_sha256, key.expires_at)
 
 
-def _meaning_row(message: NewMessage, key: DedupeKey) -> dict[str, object]:
+def _meaning_row(message: NewMessage, key: DedupeKey) -> Row:
     return _row(_dedupe_id(key), message.id, b"", key.expires_at)
 
 
-def _row(key_id: KeyId, message_id: str, request_sha256: bytes, expires_at: datetime) -> dict[str, object]:
-    shard, scope, key = key_id
-    return {
-        "shard": shard,
-        "scope": scope,
-        "key": key,
-        "request_sha256": request_sha256,
-        "message_id": message_id,
-        "duplicate": False,
-        "expires_at_ms": to_milliseconds(expires_at),
-    }
+def _row(key_id: KeyId, message_id: str, request_sha256: bytes, expires_at: datetime) -> Row:
+    return (*key_id, request_sha256, message_id, False, to_milliseconds(expires_at))
 
 
 def _idempotency_id(key: IdempotencyKey) -> KeyId:

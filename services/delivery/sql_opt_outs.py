@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from sqlalchemy import and_, delete, literal, select, text, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
+from servicekit.hot_statements import HotStatement, one_of
 from servicekit.ids import new_id
 from servicekit.paging import PageRequest
 from services.delivery import reply_rows
@@ -26,6 +27,13 @@ from services.delivery.tables import ATTEMPTS, MESSAGES, OPT_OUTS
 
 # In conflict with itself and with the lock of `SELECT ... FOR SHARE`, and not with plain reads.
 _LOCK: Final = text("LOCK TABLE delivery_opt_outs IN EXCLUSIVE MODE")
+_BOUND: Final = HotStatement(
+    select(OPT_OUTS.c.theirs, OPT_OUTS.c.ours)
+    .where(one_of(OPT_OUTS.c.theirs, "recipients"))
+    .order_by(OPT_OUTS.c.theirs, OPT_OUTS.c.ours)
+    .with_for_update(read=True),
+    ("recipients",),
+)
 _SUPPRESSED: Final = Finish(status=Status.SUPPRESSED, failure=Failure(reason=FailureReason.OPTED_OUT))
 
 
@@ -38,20 +46,14 @@ class Refused(NamedTuple):
 
 
 async def suppress(
-    connection: AsyncConnection, plan: Sequence[tuple[DueMessage, Decision]]
+    connection: Connection, plan: Sequence[tuple[DueMessage, Decision]]
 ) -> list[tuple[DueMessage, Decision]]:
     """Return the plan with an end for every message that would begin an attempt to somebody who has opted out."""
     recipients = {entry.message.to for entry, decision in plan if isinstance(decision, Begin)}
     if not recipients:
         return list(plan)
     # PostgreSQL locks the table before it takes the statement's snapshot; SQLite has one writer at a time.
-    found = await connection.execute(
-        select(OPT_OUTS.c.theirs, OPT_OUTS.c.ours)
-        .where(OPT_OUTS.c.theirs.in_(recipients))
-        .order_by(OPT_OUTS.c.theirs, OPT_OUTS.c.ours)
-        .with_for_update(read=True)
-    )
-    bound = {(row.theirs, row.ours) for row in found}
+    bound = {(theirs, ours) for theirs, ours in await _BOUND.rows(connection, sorted(recipients))}
     if not bound:
         return list(plan)
     return [
@@ -60,13 +62,13 @@ async def suppress(
     ]
 
 
-async def lock(connection: AsyncConnection) -> None:
+async def lock(connection: Connection) -> None:
     """Wait for the claims under way, and let no other begin before this transaction has ended."""
     if connection.dialect.name == "postgresql":
         await connection.execute(_LOCK)
 
 
-async def bind(connection: AsyncConnection, opt_outs: Sequence[OptOut]) -> list[str]:
+async def bind(connection: Connection, opt_outs: Sequence[OptOut]) -> list[str]:
     """Keep opt-outs, and return the ids of those that are new. The caller has locked."""
     if not opt_outs:
         return []
@@ -77,7 +79,7 @@ async def bind(connection: AsyncConnection, opt_outs: Sequence[OptOut]) -> list[
     return list(bound)
 
 
-async def bind_refused(connection: AsyncConnection, refused: Sequence[Refused]) -> None:
+async def bind_refused(connection: Connection, refused: Sequence[Refused]) -> None:
     """Keep what carriers say of attempts; the last thing that a transaction does, because it locks."""
     if not refused:
         return
@@ -107,7 +109,7 @@ async def bind_refused(connection: AsyncConnection, refused: Sequence[Refused]) 
     await bind(connection, opt_outs)
 
 
-async def lift(connection: AsyncConnection, theirs: str, ours: Iterable[str]) -> None:
+async def lift(connection: Connection, theirs: str, ours: Iterable[str]) -> None:
     """Forget that a person has opted out from these numbers of ours."""
     these = and_(OPT_OUTS.c.theirs == theirs, OPT_OUTS.c.ours.in_(sorted(ours)))
     # Row by row in the order in which claims look at them.
@@ -115,13 +117,13 @@ async def lift(connection: AsyncConnection, theirs: str, ours: Iterable[str]) ->
     await connection.execute(delete(OPT_OUTS).where(these))
 
 
-async def is_bound(connection: AsyncConnection, theirs: str, ours: Iterable[str]) -> bool:
+async def is_bound(connection: Connection, theirs: str, ours: Iterable[str]) -> bool:
     """Tell whether a person has opted out from one of these numbers of ours."""
     bound = select(OPT_OUTS.c.id).where(OPT_OUTS.c.theirs == theirs, OPT_OUTS.c.ours.in_(sorted(ours))).limit(1)
     return await connection.scalar(bound) is not None
 
 
-async def brought_by(connection: AsyncConnection, reply_id: str) -> str:
+async def brought_by(connection: Connection, reply_id: str) -> str:
     """Return the id of the opt-out that a reply brought about, empty for none."""
     found: str | None = await connection.scalar(
         # The second condition is in the first, and lets the partial index be used.
@@ -133,7 +135,7 @@ async def brought_by(connection: AsyncConnection, reply_id: str) -> str:
     return found or ""
 
 
-async def page_of(connection: AsyncConnection, tenant_id: str, theirs: str | None, page: PageRequest) -> list[OptOut]:
+async def page_of(connection: Connection, tenant_id: str, theirs: str | None, page: PageRequest) -> list[OptOut]:
     """Return a page of a tenant's opt-outs, newest first."""
     query = select(OPT_OUTS).where(OPT_OUTS.c.tenant_id == tenant_id)
     if theirs is not None:
@@ -142,7 +144,7 @@ async def page_of(connection: AsyncConnection, tenant_id: str, theirs: str | Non
     return [reply_rows.opt_out(row) for row in await connection.execute(query)]
 
 
-async def remove(connection: AsyncConnection, tenant_id: str, opt_out_id: str) -> bool:
+async def remove(connection: Connection, tenant_id: str, opt_out_id: str) -> bool:
     """Forget one opt-out of a tenant's; tell whether it was there."""
     removed = await connection.execute(
         delete(OPT_OUTS).where(OPT_OUTS.c.id == opt_out_id, OPT_OUTS.c.tenant_id == tenant_id)

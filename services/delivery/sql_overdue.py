@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from sqlalchemy import and_, literal, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
+from servicekit.connection import Connection
 from services.delivery import rows
 from services.delivery.domain import Message, Status
 from services.delivery.tables import DUE, MESSAGES
 
 
 async def in_doubt(
-    connection: AsyncConnection, carrier: str, before_ms: int, after: Message | None, limit: int
+    connection: Connection, carrier: str, before_ms: int, after: Message | None, limit: int
 ) -> list[Message]:
     """Return unchanged messages from the waiting part of the due-queue whose last outcome is unknown."""
     waiting = (
@@ -35,7 +35,7 @@ async def in_doubt(
 
 
 async def awaiting_receipt(
-    connection: AsyncConnection, carrier: str, before_ms: int, after: Message | None, limit: int
+    connection: Connection, carrier: str, before_ms: int, after: Message | None, limit: int
 ) -> list[Message]:
     """Return messages from the partial index over sent ones."""
     sent = (

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import and_, bindparam, delete, func, literal, or_, select, union
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
 from services.delivery import rows
 from services.delivery.domain import Receipt
 from services.delivery.sql_statements import insert_ignoring
@@ -31,7 +31,7 @@ _DELETE: Final = delete(PARKED_RECEIPTS).where(
 )
 
 
-async def park(connection: AsyncConnection, receipts: Sequence[Receipt]) -> None:
+async def park(connection: Connection, receipts: Sequence[Receipt]) -> None:
     """Keep receipts for later, each once.
 
     Call it last in a transaction, and so `remove`: both may wait for others who hold rows here, and those wait for
@@ -43,7 +43,7 @@ async def park(connection: AsyncConnection, receipts: Sequence[Receipt]) -> None
         await connection.execute(insert_ignoring(connection, PARKED_RECEIPTS), parked)
 
 
-async def due(connection: AsyncConnection, since_ms: int, limit: int) -> list[Receipt]:
+async def due(connection: Connection, since_ms: int, limit: int) -> list[Receipt]:
     """Return parked receipts that may be applied now, oldest first.
 
     Those that carry our id too are always among them: only their message says whether its attempt is over.
@@ -67,13 +67,13 @@ async def due(connection: AsyncConnection, since_ms: int, limit: int) -> list[Re
     return [rows.parked(row) for row in await connection.execute(oldest)]
 
 
-async def remove(connection: AsyncConnection, receipts: Sequence[Receipt]) -> None:
+async def remove(connection: Connection, receipts: Sequence[Receipt]) -> None:
     """Take receipts away that are settled."""
     if receipts:
         await _delete(connection, [rows.parked_receipt(receipt) for receipt in receipts])
 
 
-async def remove_surplus(connection: AsyncConnection, before_ms: int, kept: int, limit: int) -> int:
+async def remove_surplus(connection: Connection, before_ms: int, kept: int, limit: int) -> int:
     """Delete what came before a time, or beyond the newest of each carrier; return how many were found."""
     newest_first = PARKED_RECEIPTS.c.received_at_ms.desc()
     place = func.row_number().over(partition_by=PARKED_RECEIPTS.c.carrier, order_by=newest_first)
@@ -89,7 +89,7 @@ async def remove_surplus(connection: AsyncConnection, before_ms: int, kept: int,
     return len(found)
 
 
-async def _delete(connection: AsyncConnection, parked: list[dict[str, Any]]) -> None:
+async def _delete(connection: Connection, parked: list[dict[str, Any]]) -> None:
     ordered = sorted(parked, key=_in_order)
     await connection.execute(_DELETE, [{f"at_{name}": row[name] for name in _KEY} for row in ordered])
 

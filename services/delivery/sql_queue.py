@@ -3,32 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import bindparam, case, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Select, Text, and_, bindparam, case, func, select, update
 
+from servicekit.connection import Connection
+from servicekit.hot_statements import HotStatement, inserting, listed, one_of
 from services.delivery import fair_order
 from services.delivery.domain import shard_of
 from services.delivery.fair_order import Lane, Queue
-from services.delivery.sql_statements import UPDATE_DUE, at, shards_of
+from services.delivery.sql_statements import UPDATE_DUE, shards_of
 from services.delivery.tables import DUE
 
 PROMOTED_AT_ONCE: Final = 500
 
 _READY: Final = DUE.c.rank.is_not(None)
 _WAITING: Final = DUE.c.rank.is_(None)
-_SET_RANK: Final = UPDATE_DUE.values(rank=bindparam("to_rank"), claimed=False)
-_LOWEST_RANKS: Final = select(
-    *(
-        select(func.min(DUE.c.rank))
-        .where(
-            DUE.c.shard == bindparam("at_shard"), DUE.c.route == bindparam("at_route"), DUE.c.priority == level, _READY
-        )
-        .scalar_subquery()
-        for level in sorted(fair_order.LEVEL.values())
-    )
+_QUEUE: Final = and_(DUE.c.shard == bindparam("at_shard"), DUE.c.route == bindparam("at_route"), _READY)
+
+_ENTER: Final = inserting(DUE)
+_READY_ROWS: Final = (
+    select(DUE.c.message_id, DUE.c.token)
+    .where(_QUEUE)
+    .order_by(DUE.c.rank)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
 )
+_TAKE: Final = HotStatement(_READY_ROWS, ("at_shard", "at_route", "most"))
+_DUE_WAITING: Final = (
+    select(DUE.c.message_id, DUE.c.route, DUE.c.lane, DUE.c.priority, DUE.c.due_at_ms)
+    .where(DUE.c.shard == bindparam("at_shard"), _WAITING, DUE.c.due_at_ms <= bindparam("now_ms"))
+    .order_by(DUE.c.due_at_ms)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_PROMOTED: Final = HotStatement(_DUE_WAITING, ("at_shard", "now_ms", "most"))
+_SET_RANK: Final = HotStatement(
+    UPDATE_DUE.values(rank=bindparam("to_rank"), claimed=False), ("at_shard", "at_id", "to_rank")
+)
+_LOCK: Final = HotStatement(
+    select(DUE.c.message_id, DUE.c.token)
+    .where(one_of(DUE.c.shard, "shards"), one_of(DUE.c.message_id, "ids"))
+    .order_by(DUE.c.message_id)
+    .with_for_update(),
+    ("shards", "ids"),
+)
+_FIRST_RANK: Final = HotStatement(
+    select(DUE.c.rank).where(_QUEUE).order_by(DUE.c.rank).limit(1), ("at_shard", "at_route")
+)
+_FIRST_WAITING: Final = HotStatement(
+    select(func.min(DUE.c.due_at_ms)).where(DUE.c.shard == bindparam("at_shard"), _WAITING), ("at_shard",)
+)
+_LOWEST_RANKS: Final = HotStatement(
+    select(
+        *(
+            select(func.min(DUE.c.rank)).where(_QUEUE, DUE.c.priority == level).scalar_subquery()
+            for level in sorted(fair_order.LEVEL.values())
+        )
+    ),
+    ("at_shard", "at_route"),
+)
+
+
+def _last_ranks(engine: str) -> Select[Any]:
+    # A look at the end of each lane: a maximum of groups would read every row of lanes that may be very long.
+    lanes = listed(engine, "lanes", Text())
+    last = select(func.max(DUE.c.rank)).where(_QUEUE, DUE.c.lane == lanes.c.value)
+    return select(lanes.c.value, last.scalar_subquery())
+
+
+_LAST_RANKS: Final = HotStatement(_last_ranks, ("at_shard", "at_route", "lanes"))
 
 
 class Entry(NamedTuple):
@@ -40,86 +84,56 @@ class Entry(NamedTuple):
     due_at_ms: int
 
 
-async def enter(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
+async def enter(connection: Connection, entries: Sequence[Entry]) -> None:
     """Put messages into the queue, ready."""
-    rows: list[dict[str, object]] = []
+    rows: list[tuple[Any, ...]] = []
     for (shard, route), members in _by_queue(entries).items():
         ranks = await _ranks(connection, shard, route, [entry.lane for entry in members])
         rows += [
-            {
-                "shard": shard,
-                "message_id": entry.message_id,
-                "due_at_ms": entry.due_at_ms,
-                "claimed": False,
-                "token": 0,
-                "route": route,
-                "lane": entry.lane.name,
-                "priority": entry.lane.level,
-                "rank": rank,
-            }
+            (shard, entry.message_id, entry.due_at_ms, False, 0, route, entry.lane.name, entry.lane.level, rank)
             for entry, rank in zip(members, ranks, strict=True)
         ]
-    await connection.execute(insert(DUE), rows)
+    await _ENTER.each(connection, rows)
 
 
-async def promote(connection: AsyncConnection, shard: int, now_ms: int) -> None:
+async def promote(connection: Connection, shard: int, now_ms: int) -> None:
     """Make waiting messages ready whose time has come."""
-    found = await connection.execute(
-        select(DUE.c.message_id, DUE.c.route, DUE.c.lane, DUE.c.priority, DUE.c.due_at_ms)
-        .where(DUE.c.shard == shard, _WAITING, DUE.c.due_at_ms <= now_ms)
-        .order_by(DUE.c.due_at_ms)
-        .limit(PROMOTED_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
+    found = await _PROMOTED.rows(connection, shard, now_ms, PROMOTED_AT_ONCE)
     waiting = [
-        Entry(row.message_id, row.route, Lane(name=row.lane, level=row.priority), row.due_at_ms) for row in found
+        Entry(message_id, route, Lane(name=lane, level=priority), due_at_ms)
+        for message_id, route, lane, priority, due_at_ms in found
     ]
     for (_, route), members in _by_queue(waiting).items():
         ranks = await _ranks(connection, shard, route, [entry.lane for entry in members])
-        await connection.execute(
-            _SET_RANK,
-            [{**at(entry.message_id), "to_rank": rank} for entry, rank in zip(members, ranks, strict=True)],
-        )
+        ranked = zip(members, ranks, strict=True)
+        await _SET_RANK.each(connection, [(shard, entry.message_id, rank) for entry, rank in ranked])
 
 
-async def take(connection: AsyncConnection, shard: int, route: str, limit: int) -> dict[str, int]:
+async def take(connection: Connection, shard: int, route: str, limit: int) -> dict[str, int]:
     """Lock a route's ready messages whose turn it is, and that nobody else has locked; return their tokens by id."""
-    found = await connection.execute(
-        select(DUE.c.message_id, DUE.c.token)
-        .where(DUE.c.shard == shard, DUE.c.route == route, _READY)
-        .order_by(DUE.c.rank)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return {row.message_id: row.token for row in found}
+    return {row[0]: row[1] for row in await _TAKE.rows(connection, shard, route, limit)}
 
 
-async def lock(connection: AsyncConnection, message_ids: Sequence[str]) -> dict[str, int]:
+async def lock(connection: Connection, message_ids: Sequence[str]) -> dict[str, int]:
     """Lock the due rows of messages, as far as there are any; return their tokens by id.
 
     Whoever changes a message that may be in the queue locks here first, and all lock in the same order: due rows, then
     messages, each by id. So no two transactions wait for each other. A claim passes over what is locked.
     """
-    found = await connection.execute(
-        select(DUE.c.message_id, DUE.c.token)
-        .where(DUE.c.shard.in_(shards_of(message_ids)), DUE.c.message_id.in_(message_ids))
-        .order_by(DUE.c.message_id)
-        .with_for_update()
-    )
-    return {row.message_id: row.token for row in found}
+    found = await _LOCK.rows(connection, shards_of(message_ids), list(message_ids))
+    return {row[0]: row[1] for row in found}
 
 
-async def next_due_ms(connection: AsyncConnection, shard: int, routes: Sequence[str]) -> int | None:
+async def next_due_ms(connection: Connection, shard: int, routes: Sequence[str]) -> int | None:
     """Return when there is something to do for a shard: 0 for now, None for never."""
     for route in routes:
-        ready = select(DUE.c.rank).where(DUE.c.shard == shard, DUE.c.route == route, _READY)
-        if await connection.scalar(ready.order_by(DUE.c.rank).limit(1)) is not None:
+        if await _FIRST_RANK.rows(connection, shard, route):
             return 0
-    head: int | None = await connection.scalar(select(func.min(DUE.c.due_at_ms)).where(DUE.c.shard == shard, _WAITING))
-    return head
+    ((head,),) = await _FIRST_WAITING.rows(connection, shard)
+    return cast("int | None", head)
 
 
-async def adopt(connection: AsyncConnection, routes: Sequence[str], into: str, now_ms: int) -> int:
+async def adopt(connection: Connection, routes: Sequence[str], into: str, now_ms: int) -> int:
     """Move what waits for routes that are not among these, to be made ready in the queue of one."""
     moved = await connection.execute(
         update(DUE)
@@ -136,12 +150,8 @@ def _by_queue(entries: Sequence[Entry]) -> dict[tuple[int, str], list[Entry]]:
     return queues
 
 
-async def _ranks(connection: AsyncConnection, shard: int, route: str, lanes: Sequence[Lane]) -> list[int]:
-    lowest = (await connection.execute(_LOWEST_RANKS, {"at_shard": shard, "at_route": route})).one()
-    last = await connection.execute(
-        select(DUE.c.lane, func.max(DUE.c.rank).label("rank"))
-        .where(DUE.c.shard == shard, DUE.c.route == route, DUE.c.lane.in_({lane.name for lane in lanes}), _READY)
-        .group_by(DUE.c.lane)
-    )
-    queue = Queue(front=fair_order.front(tuple(lowest)), last={row.lane: row.rank for row in last})
+async def _ranks(connection: Connection, shard: int, route: str, lanes: Sequence[Lane]) -> list[int]:
+    (lowest,) = await _LOWEST_RANKS.rows(connection, shard, route)
+    last = await _LAST_RANKS.rows(connection, shard, route, sorted({lane.name for lane in lanes}))
+    queue = Queue(front=fair_order.front(tuple(lowest)), last={lane: rank for lane, rank in last if rank is not None})
     return fair_order.ranks(lanes, queue)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Select, bindparam, func, literal, select, union_all, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
 from servicekit.ids import is_id
 from services.delivery import rows, sql_opt_outs, sql_parked_receipts, sql_queue
 from services.delivery.domain import FailureReason, Outcome, Receipt, Status
@@ -68,7 +68,7 @@ class Placed(NamedTuple):
     attempt: int  # the one that it speaks for
 
 
-async def take_in(connection: AsyncConnection, receipts: Sequence[Receipt]) -> tuple[list[ReceiptResult], list[str]]:
+async def take_in(connection: Connection, receipts: Sequence[Receipt]) -> tuple[list[ReceiptResult], list[str]]:
     """Apply receipts or park them; return what came of each, and the ids of the messages that have moved."""
     by_id = await _places_by_id(connection, [receipt for receipt in receipts if not receipt.message_id])
     known = await _known_messages(connection, _messages_of(receipts, by_id))
@@ -104,7 +104,7 @@ def _opted_out(told: Iterable[Placed]) -> list[Refused]:
     ]
 
 
-async def _places_by_id(connection: AsyncConnection, receipts: Sequence[Receipt]) -> PlacesById:
+async def _places_by_id(connection: Connection, receipts: Sequence[Receipt]) -> PlacesById:
     ids: dict[str, set[str]] = defaultdict(set)
     for receipt in receipts:
         if receipt.carrier_message_id:
@@ -140,7 +140,7 @@ def _messages_of(receipts: Iterable[Receipt], by_id: PlacesById) -> list[str]:
     return sorted(ours | {place.message_id for places in by_id.values() for place in places})
 
 
-async def _known_messages(connection: AsyncConnection, message_ids: Sequence[str]) -> dict[str, Known]:
+async def _known_messages(connection: Connection, message_ids: Sequence[str]) -> dict[str, Known]:
     """Lock messages; return what is known of those that exist.
 
     Meanwhile no attempt of theirs begins, and one that ends waits for the message to write its outcome there.
@@ -198,7 +198,7 @@ def _placed(receipt: Receipt, by_id: PlacesById, known: Mapping[str, Known]) -> 
     return Placed(receipt, Place(receipt.message_id, min(attempts), 0), max(attempts))
 
 
-async def _record(connection: AsyncConnection, told: Sequence[Placed]) -> set[tuple[Place, Status]]:
+async def _record(connection: Connection, told: Sequence[Placed]) -> set[tuple[Place, Status]]:
     if not told:
         return set()
     recorded = await connection.execute(
@@ -210,7 +210,7 @@ async def _record(connection: AsyncConnection, told: Sequence[Placed]) -> set[tu
     return {(Place(row.message_id, row.attempt, row.part), Status(row.status)) for row in recorded}
 
 
-async def _move(connection: AsyncConnection, told: Sequence[Placed], known: Mapping[str, Known]) -> list[str]:
+async def _move(connection: Connection, told: Sequence[Placed], known: Mapping[str, Known]) -> list[str]:
     in_parts = await _parts(connection, {each.place.message_id for each in told if each.place.part})
     standings = {
         message_id: Standing(status=message.status, attempts=message.outcomes, parts=in_parts[message_id])
@@ -237,7 +237,7 @@ async def _move(connection: AsyncConnection, told: Sequence[Placed], known: Mapp
     return [str(row["at_id"]) for row in messages]
 
 
-async def _parts(connection: AsyncConnection, message_ids: set[str]) -> dict[str, dict[tuple[int, int], Status]]:
+async def _parts(connection: Connection, message_ids: set[str]) -> dict[str, dict[tuple[int, int], Status]]:
     parts: dict[str, dict[tuple[int, int], Status]] = defaultdict(dict)
     if message_ids:
         for row in await connection.execute(

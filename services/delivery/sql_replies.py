@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Table, and_, delete, exists, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
+from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.ids import new_id
 from servicekit.paging import PageRequest
@@ -141,7 +141,7 @@ class SqlReplyStore:
             return await sql_opt_outs.remove(connection, tenant_id, opt_out_id)
 
 
-async def _candidates(connection: AsyncConnection, reply: Reply) -> list[Message]:
+async def _candidates(connection: Connection, reply: Reply) -> list[Message]:
     """Return the newest messages that went to whoever wrote from where it was written to, or may have gone."""
     written = spellings(reply.recipient)
     by_another_attempt = and_(_MAY_HAVE_ARRIVED, ATTEMPTS.c.sender.in_(written))
@@ -172,7 +172,7 @@ def _numbers_of_ours(reply: Reply, candidates: Sequence[Message]) -> set[str]:
 
 
 async def _received(
-    connection: AsyncConnection, reply: Reply, candidates: Sequence[Message], keyword: Keyword | None
+    connection: Connection, reply: Reply, candidates: Sequence[Message], keyword: Keyword | None
 ) -> ReceivedReply:
     newest = candidates[0] if candidates else None
     return ReceivedReply(
@@ -200,14 +200,14 @@ async def _received(
     )
 
 
-async def _only_user(connection: AsyncConnection, reply: Reply) -> str:
+async def _only_user(connection: Connection, reply: Reply) -> str:
     """Return the tenant that alone has ever sent from a number of ours; empty when several have, or none."""
     tenants = await connection.scalars(select(SENDERS.c.tenant_id).where(_is_ours(SENDERS, reply)).distinct().limit(2))
     found = tenants.all()
     return found[0] if len(found) == 1 else ""
 
 
-async def _as_it_is_stored(connection: AsyncConnection, reply: Reply) -> AddedReply:
+async def _as_it_is_stored(connection: Connection, reply: Reply) -> AddedReply:
     found = await connection.execute(
         select(REPLIES).where(REPLIES.c.carrier == reply.carrier, REPLIES.c.carrier_reply_id == reply.carrier_reply_id)
     )
@@ -215,7 +215,7 @@ async def _as_it_is_stored(connection: AsyncConnection, reply: Reply) -> AddedRe
     return AddedReply(reply=stored, is_new=False, opt_out_id=await sql_opt_outs.brought_by(connection, stored.id))
 
 
-async def _bind(connection: AsyncConnection, received: ReceivedReply, ours: set[str]) -> str:
+async def _bind(connection: Connection, received: ReceivedReply, ours: set[str]) -> str:
     opt_outs = [
         OptOut(
             id=new_id("opt", received.received_at),

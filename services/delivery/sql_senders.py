@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from servicekit.connection import Connection
 from services.delivery.sql_statements import insert_ignoring
 from services.delivery.store import StartedAttempt
 from services.delivery.tables import SENDERS
@@ -24,7 +23,7 @@ class Sender(NamedTuple):
 
 
 async def keep(
-    connection: AsyncConnection, started: Sequence[StartedAttempt], *, known: frozenset[Sender]
+    connection: Connection, started: Sequence[StartedAttempt], *, known: frozenset[Sender]
 ) -> frozenset[Sender]:
     """Write the senders of attempts that are not known; return what is known once this is committed."""
     used = {Sender(each.sender, each.carrier, each.message.tenant_id) for each in started}

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, delete, or_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
 from servicekit.paging import PageRequest
 from services.delivery.domain import shard_of
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
@@ -47,7 +47,7 @@ def newest_first(
     return query.order_by(moment.desc(), row_id.desc()).limit(page.size)
 
 
-def insert_ignoring(connection: AsyncConnection, table: Table) -> Any:
+def insert_ignoring(connection: Connection, table: Table) -> Any:
     """Return an insert that leaves rows alone which are there already, in the connection's dialect."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table).on_conflict_do_nothing()

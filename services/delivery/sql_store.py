@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import delete, func, select, update
 
 from servicekit.clock import from_microseconds, from_milliseconds, to_milliseconds
+from servicekit.connection import Connection
 from servicekit.database import Database
+from servicekit.hot_statements import inserting
 from servicekit.ids import new_id
 from servicekit.paging import PageRequest
 from services.delivery import (
@@ -69,9 +69,10 @@ from services.delivery.store import (
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES, PARTS, RECEIPTS, REPLIES
 from services.delivery.webhooks import WebhookDelivery
 
+Result = TypeVar("Result")
 Announce = Callable[[Message], Sequence[WebhookDelivery]]
-# A commit takes this long, or the delivery is found by the next poll.
-ANNOUNCED_SECONDS: Final = 0.02
+
+_ADD: Final = inserting(MESSAGES)
 
 
 class SqlMessageStore:
@@ -83,29 +84,35 @@ class SqlMessageStore:
         announce: Announce = lambda _message: (),
         on_announced: Callable[[], None] = lambda: None,
         on_moved: Callable[[Sequence[Message]], None] = lambda _messages: None,
+        is_awaited: Callable[[Message, Status], bool] = lambda _message, _status: True,
     ) -> None:
         """Take whoever knows which webhooks want to hear of a message's status, and whoever brings that to them.
 
         `on_moved` is told of the messages to which receipts have given another status, once that is on disk.
+        `is_awaited` tells quickly, and at first, whether anybody wants to hear that a message has come to a status.
         """
         self._database = database
         self._announce = announce
+        self._is_awaited = is_awaited
         self._senders: frozenset[Sender] = frozenset()  # those that this process knows to be on disk
         self._on_announced = on_announced
         self._on_moved = on_moved
 
     async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
         """Claim keys, then insert messages and due rows, in one transaction."""
-        async with self._database.write() as connection:
+
+        async def work(connection: Connection) -> list[Accepted]:
             known = await self._repeats(connection, messages)
             fresh = [message for message in messages if _is_stored(message, known.get(message.id))]
             if fresh:
-                await connection.execute(insert(MESSAGES), [rows.new_message(message) for message in fresh])
+                await _ADD.each(connection, [rows.new_message(message) for message in fresh])
                 await sql_queue.enter(connection, [_queue_entry(message) for message in fresh])
             firsts = await _first_messages(connection, known)
-        return [_answer(message, known.get(message.id), firsts) for message in messages]
+            return [_answer(message, known.get(message.id), firsts) for message in messages]
 
-    async def _repeats(self, connection: AsyncConnection, messages: Sequence[NewMessage]) -> dict[str, Repeat]:
+        return await self._database.run_write(work)
+
+    async def _repeats(self, connection: Connection, messages: Sequence[NewMessage]) -> dict[str, Repeat]:
         if not any(message.idempotency or message.dedupe for message in messages):
             return {}
         return await sql_keys.repeats(connection, messages, to_milliseconds(messages[-1].created_at))
@@ -121,51 +128,45 @@ class SqlMessageStore:
         limits: Mapping[str, Limits],
     ) -> Claimed:
         """Lock due rows, decide, find slots, and write the ledger, in one transaction."""
-        now_ms = to_milliseconds(now)
-        async with self._database.write() as connection:
+        now_ms, lease_until_ms = to_milliseconds(now), to_milliseconds(lease_until)
+
+        async def work(connection: Connection) -> tuple[tuple[Claimed, frozenset[Sender]], bool]:
             await sql_queue.promote(connection, shard, now_ms)
             tokens: dict[str, int] = {}
             for share in shares:
                 tokens |= await sql_queue.take(connection, shard, share.route, share.limit)
             if not tokens:
-                return Claimed(started=())
+                return (Claimed(started=()), self._senders), False
             due = await sql_ledger.due_messages(connection, shard, list(tokens))
             plan = await sql_opt_outs.suppress(connection, [(entry, decide(entry)) for entry in due])
             slots = await _find_slots(connection, plan, limits, now_ms)
             plan = [(entry, _decided(entry, decision, slots)) for entry, decision in plan]
             await sql_ledger.close_lost(connection, [entry for entry, it in plan if not isinstance(it, Leave)], now_ms)
-            started = [
-                StartedAttempt(
-                    message=entry.message,
-                    number=entry.message.attempts + 1,
-                    carrier=decision.carrier,
-                    sender=decision.sender,
-                    token=tokens[entry.message.id] + 1,
-                    possible_duplicate=decision.possible_duplicate,
-                    why=decision.why,
-                    not_before=from_microseconds(slots.go_at_us[entry.message.id]),
-                    others=decision.others,
-                    fresh_others=decision.fresh_others,
-                )
-                for entry, decision in plan
-                if isinstance(decision, Begin)
-            ]
-            await sql_ledger.start(connection, started, now_ms, to_milliseconds(lease_until))
+            started = [_started(entry, it, tokens, slots) for entry, it in plan if isinstance(it, Begin)]
+            await sql_ledger.start(connection, started, now_ms, lease_until_ms)
             settled = await sql_ledger.settle_without_attempt(connection, plan, now_ms)
-            await self._tell(connection, _ended(plan, now))
+            has_told = await self._tell(connection, _ended(plan, now))
             senders = await sql_senders.keep(connection, started, known=self._senders)
-        self._senders = senders
-        return Claimed(
-            started=tuple(started),
-            settled=settled,
-            full_until={name: from_microseconds(until) for name, until in slots.full_until_us.items()},
-        )
+            full_until = {name: from_microseconds(until) for name, until in slots.full_until_us.items()}
+            claimed = Claimed(started=tuple(started), settled=settled, full_until=full_until)
+            return (claimed, senders), has_told
 
-    async def _tell(self, connection: AsyncConnection, messages: Sequence[Message]) -> None:
+        claimed, self._senders = await self._write(work)
+        return claimed
+
+    async def _write(self, work: Callable[[Connection], Awaitable[tuple[Result, bool]]]) -> Result:
+        """Run a transaction that tells whether it has left webhook deliveries; have those brought once it is over."""
+        result, has_told = await self._database.run_write(work)
+        if has_told:
+            self._on_announced()
+        return result
+
+    async def _tell(self, connection: Connection, messages: Sequence[Message]) -> bool:
+        """Leave the webhook deliveries of messages that have come to a new status; return whether there are any."""
         deliveries = [delivery for message in messages for delivery in self._announce(message)]
         if deliveries:
             await sql_webhook_queue.enter(connection, deliveries)
-            asyncio.get_running_loop().call_later(ANNOUNCED_SECONDS, self._on_announced)
+        return bool(deliveries)
 
     async def renew(self, attempts: Sequence[StartedAttempt], lease_until: datetime) -> set[str]:
         """Move the end of the leases that still carry the caller's token."""
@@ -181,21 +182,31 @@ class SqlMessageStore:
 
     async def finish(self, attempts: Sequence[FinishedAttempt]) -> list[bool]:
         """Close the attempts that are still open under the caller's token, and move their messages on."""
-        async with self._database.write() as connection:
-            await sql_queue.lock(connection, [attempt.message_id for attempt in attempts])
-            open_tokens = await sql_ledger.open_tokens(connection, [attempt.message_id for attempt in attempts])
+        ids = [attempt.message_id for attempt in attempts]
+
+        async def work(connection: Connection) -> tuple[list[bool], bool]:
+            await sql_queue.lock(connection, ids)
+            open_tokens = await sql_ledger.open_tokens(connection, ids)
             verdicts = [open_tokens.get((a.message_id, a.number)) == a.token for a in attempts]
             mine = [attempt for attempt, is_mine in zip(attempts, verdicts, strict=True) if is_mine]
             mine.sort(key=lambda attempt: attempt.message_id)
+            has_told = False
             if mine:
                 await sql_ledger.close(connection, mine)
                 await sql_ledger.leave_or_requeue(connection, mine)
-                await self._tell(connection, [after for each in mine if (after := each.message_after)])
+                has_told = await self._tell(connection, [after for each in mine if (after := self._awaited(each))])
             late = [attempt for attempt, is_mine in zip(attempts, verdicts, strict=True) if not is_mine]
             await sql_ledger.keep_carrier_ids(connection, late)
             # Last, because it locks out every claim. It is the carrier's word, however late the outcome came.
             await sql_opt_outs.bind_refused(connection, _opted_out(attempts))
-            return verdicts
+            return verdicts, has_told
+
+        return await self._write(work)
+
+    def _awaited(self, attempt: FinishedAttempt) -> Message | None:
+        if attempt.message is None or not self._is_awaited(attempt.message, attempt.status):
+            return None
+        return attempt.message_after
 
     async def release_leases(self, now: datetime) -> int:
         """Make claimed rows due."""
@@ -207,8 +218,7 @@ class SqlMessageStore:
 
     async def next_due(self, shard: int, routes: Sequence[str]) -> datetime | None:
         """Read the heads of the two kinds of due indexes."""
-        async with self._database.read() as connection:
-            head = await sql_queue.next_due_ms(connection, shard, routes)
+        head = await self._database.run_read(lambda connection: sql_queue.next_due_ms(connection, shard, routes))
         return None if head is None else from_milliseconds(head)
 
     async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime) -> int:
@@ -219,14 +229,15 @@ class SqlMessageStore:
     async def expire(self, shard: int, now: datetime, limit: int) -> int:
         """Walk the primary key of the due-queue, whose ids sort by time, as far as messages have expired."""
         now_ms = to_milliseconds(now)
-        async with self._database.write() as connection:
-            oldest = (
-                select(DUE.c.message_id)
-                .where(DUE.c.shard == shard, DUE.c.claimed.is_(False))
-                .order_by(DUE.c.message_id)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
+        oldest = (
+            select(DUE.c.message_id)
+            .where(DUE.c.shard == shard, DUE.c.claimed.is_(False))
+            .order_by(DUE.c.message_id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+
+        async def work(connection: Connection) -> tuple[int, bool]:
             ids = (await connection.scalars(oldest)).all()
             expired = await connection.execute(
                 select(MESSAGES).where(
@@ -237,32 +248,41 @@ class SqlMessageStore:
                 )
             )
             plan = [(DueMessage(message=message), _expiry(message)) for message in map(rows.message, expired)]
-            await self._tell(connection, _ended(plan, now))
-            return await sql_ledger.settle_without_attempt(connection, plan, now_ms)
+            has_told = await self._tell(connection, _ended(plan, now))
+            return await sql_ledger.settle_without_attempt(connection, plan, now_ms), has_told
+
+        return await self._write(work)
 
     async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[ReceiptResult]:
         """Find what they are about, then record those that are new and move their messages forward."""
-        async with self._database.write() as connection:
+
+        async def work(connection: Connection) -> tuple[tuple[list[ReceiptResult], list[Message]], bool]:
             results, moved_ids = await sql_receipts.take_in(connection, receipts)
             moved = await _messages(connection, moved_ids)
-            await self._tell(connection, moved)
+            return (results, moved), await self._tell(connection, moved)
+
+        results, moved = await self._write(work)
         self._on_moved(moved)
         return results
 
     async def settle_parked(self, limit: int, *, since: datetime) -> int:
         """Read what may be applied, and apply it like any other receipt."""
-        async with self._database.read() as connection:
-            parked = await sql_parked_receipts.due(connection, to_milliseconds(since), limit)
+        since_ms = to_milliseconds(since)
+        parked = await self._database.run_read(lambda connection: sql_parked_receipts.due(connection, since_ms, limit))
         if not parked:
             return 0
-        async with self._database.write() as connection:
+
+        async def work(connection: Connection) -> tuple[tuple[int, list[Message]], bool]:
             results, moved_ids = await sql_receipts.take_in(connection, parked)
             moved = await _messages(connection, moved_ids)
-            await self._tell(connection, moved)
+            has_told = await self._tell(connection, moved)
             settled = [each for each, result in zip(parked, results, strict=True) if result is not ReceiptResult.PARKED]
             await sql_parked_receipts.remove(connection, settled)
+            return (len(settled), moved), has_told
+
+        count, moved = await self._write(work)
         self._on_moved(moved)
-        return len(settled)
+        return count
 
     async def remove_parked(self, before: datetime, *, kept: int, limit: int) -> int:
         """Rank each carrier's by time."""
@@ -340,15 +360,16 @@ class SqlMessageStore:
     ) -> ResolveResult:
         """Settle or requeue under the message's lock."""
         now_ms = to_milliseconds(now)
-        async with self._database.write() as connection:
+
+        async def work(connection: Connection) -> tuple[ResolveResult, bool]:
             await sql_queue.lock(connection, [message_id])
             message = await _message(connection, tenant_id, message_id, for_update=True)
             if message is None:
-                return ResolveResult.NOT_FOUND
+                return ResolveResult.NOT_FOUND, False
             if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
-                return ResolveResult.MISMATCH if repeat.mismatch else ResolveResult.REPLAYED
+                return (ResolveResult.MISMATCH if repeat.mismatch else ResolveResult.REPLAYED), False
             if message.status is not Status.UNKNOWN:
-                return ResolveResult.NOT_HELD
+                return ResolveResult.NOT_HELD, False
             changes: dict[str, object] = {"status": _STATUS_RESOLVED[resolution].value, "updated_at_ms": now_ms}
             if resolution is Resolution.SENT:
                 changes |= {"sent_at_ms": now_ms, **rows.failure_columns(None)}
@@ -358,10 +379,12 @@ class SqlMessageStore:
                 lane = lane_of(message.integration_id or message.tenant_id, message.priority)
                 await sql_queue.enter(connection, [Entry(message_id, queue_of(message), lane, now_ms)])
             await connection.execute(UPDATE_MESSAGE.values(**changes), [at(message_id)])
-            await self._tell(connection, await _messages(connection, [message_id]))
+            has_told = await self._tell(connection, await _messages(connection, [message_id]))
             if idempotency:
                 await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
-            return ResolveResult.RESOLVED
+            return ResolveResult.RESOLVED, has_told
+
+        return await self._write(work)
 
     async def remove_finished(self, shard: int, before: datetime, limit: int) -> int:
         """Walk the primary key, whose ids sort by time, and delete what hangs on a message before the message."""
@@ -424,6 +447,22 @@ def _is_stored(message: NewMessage, repeat: Repeat | None) -> bool:
     return not repeat.replayed and message.dedupe is not None and not message.dedupe.suppresses
 
 
+def _started(entry: DueMessage, begin: Begin, tokens: Mapping[str, int], slots: Slots) -> StartedAttempt:
+    message = entry.message
+    return StartedAttempt(
+        message=message,
+        number=message.attempts + 1,
+        carrier=begin.carrier,
+        sender=begin.sender,
+        token=tokens[message.id] + 1,
+        possible_duplicate=begin.possible_duplicate,
+        why=begin.why,
+        not_before=from_microseconds(slots.go_at_us[message.id]),
+        others=begin.others,
+        fresh_others=begin.fresh_others,
+    )
+
+
 def _queue_entry(message: NewMessage) -> Entry:
     lane = lane_of(message.integration_id or message.tenant_id, message.priority)
     return Entry(message.id, message.route, lane, to_milliseconds(message.created_at))
@@ -450,7 +489,7 @@ def _expiry(message: Message) -> Finish:
 
 
 async def _find_slots(
-    connection: AsyncConnection, plan: Sequence[tuple[DueMessage, Decision]], limits: Mapping[str, Limits], now_ms: int
+    connection: Connection, plan: Sequence[tuple[DueMessage, Decision]], limits: Mapping[str, Limits], now_ms: int
 ) -> Slots:
     wishes = [
         Wish(entry.message.id, decision.carrier, decision.sender, entry.message.segments)
@@ -473,7 +512,7 @@ def _decided(entry: DueMessage, decision: Decision, slots: Slots) -> Decision:
     return Leave()
 
 
-async def _first_messages(connection: AsyncConnection, known: Mapping[str, Repeat]) -> dict[str, Message]:
+async def _first_messages(connection: Connection, known: Mapping[str, Repeat]) -> dict[str, Message]:
     ids = {repeat.first_id for repeat in known.values()}
     if not ids:
         return {}
@@ -508,7 +547,7 @@ def _answer(message: NewMessage, repeat: Repeat | None, firsts: Mapping[str, Mes
     )
 
 
-async def _messages(connection: AsyncConnection, message_ids: Sequence[str]) -> list[Message]:
+async def _messages(connection: Connection, message_ids: Sequence[str]) -> list[Message]:
     if not message_ids:
         return []
     found = await connection.execute(
@@ -518,7 +557,7 @@ async def _messages(connection: AsyncConnection, message_ids: Sequence[str]) -> 
 
 
 async def _message(
-    connection: AsyncConnection, tenant_id: str, message_id: str, *, for_update: bool = False
+    connection: Connection, tenant_id: str, message_id: str, *, for_update: bool = False
 ) -> Message | None:
     query = select(MESSAGES).where(
         MESSAGES.c.shard == shard_of(message_id), MESSAGES.c.id == message_id, MESSAGES.c.tenant_id == tenant_id

@@ -29,8 +29,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
 from services.delivery import webhook_rows
 from services.delivery.sql_statements import insert_ignoring
 from services.delivery.webhook_tables import WEBHOOK_DUE as DUE
@@ -80,7 +80,7 @@ class _Head:
     token: int
 
 
-async def enter(connection: AsyncConnection, deliveries: Sequence[WebhookDelivery]) -> int:
+async def enter(connection: Connection, deliveries: Sequence[WebhookDelivery]) -> int:
     """Store deliveries in the caller's transaction, due at their `next_at`; return how many were new.
 
     A delivery whose id is known changes nothing, so that an event which is told twice is delivered once.
@@ -99,7 +99,7 @@ async def enter(connection: AsyncConnection, deliveries: Sequence[WebhookDeliver
     return len(entries)
 
 
-async def enter_again(connection: AsyncConnection, deliveries: Sequence[tuple[str, str, str]], now_ms: int) -> None:
+async def enter_again(connection: Connection, deliveries: Sequence[tuple[str, str, str]], now_ms: int) -> None:
     """Put finished or waiting deliveries into their lines: each an id, its endpoint and its tenant.
 
     They are ready at once, and so do not stand in the way of what only becomes due. The caller holds their endpoints.
@@ -130,7 +130,7 @@ async def enter_again(connection: AsyncConnection, deliveries: Sequence[tuple[st
     await give_turns(connection, {endpoint for _, endpoint, _ in deliveries}, now_ms)
 
 
-async def promote(connection: AsyncConnection, now_ms: int) -> bool:
+async def promote(connection: Connection, now_ms: int) -> bool:
     """Put deliveries into the lines of their endpoints whose time has come; tell whether there are more of them.
 
     First those that were never tried, so that no number of retries delays an event that has just happened.
@@ -169,7 +169,7 @@ async def promote(connection: AsyncConnection, now_ms: int) -> bool:
     return len(ids) == PROMOTED_AT_ONCE
 
 
-async def take(connection: AsyncConnection, limits: Limits, now_ms: int) -> dict[str, int]:
+async def take(connection: Connection, limits: Limits, now_ms: int) -> dict[str, int]:
     """Lock the endpoints whose turn it is and choose from their lines; return the tokens of the chosen by id."""
     turns = await _turns(connection, limits, now_ms)
     if not turns:
@@ -199,7 +199,7 @@ async def take(connection: AsyncConnection, limits: Limits, now_ms: int) -> dict
     return chosen
 
 
-async def lease(connection: AsyncConnection, ids: Sequence[str], now_ms: int, lease_until_ms: int) -> None:
+async def lease(connection: Connection, ids: Sequence[str], now_ms: int, lease_until_ms: int) -> None:
     """Lease chosen deliveries under a new token each."""
     await connection.execute(
         update(DUE)
@@ -208,7 +208,7 @@ async def lease(connection: AsyncConnection, ids: Sequence[str], now_ms: int, le
     )
 
 
-async def lock(connection: AsyncConnection, ids: Iterable[str]) -> dict[str, int]:
+async def lock(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
     """Lock the leased among these deliveries; return their tokens by id."""
     found = await connection.execute(
         select(DUE.c.delivery_id, DUE.c.token)
@@ -219,9 +219,7 @@ async def lock(connection: AsyncConnection, ids: Iterable[str]) -> dict[str, int
     return {row.delivery_id: row.token for row in found}
 
 
-async def lock_endpoints(
-    connection: AsyncConnection, tenants: Mapping[str, str], *, skip_locked: bool = False
-) -> set[str]:
+async def lock_endpoints(connection: Connection, tenants: Mapping[str, str], *, skip_locked: bool = False) -> set[str]:
     """Lock endpoints, each given with its tenant, and make rows for new ones; return those that are locked."""
     names = sorted(tenants)
     await connection.execute(
@@ -236,7 +234,7 @@ async def lock_endpoints(
     return set(found)
 
 
-async def give_turns(connection: AsyncConnection, endpoints: Iterable[str], now_ms: int) -> None:
+async def give_turns(connection: Connection, endpoints: Iterable[str], now_ms: int) -> None:
     """Let endpoints take turns whose line is not empty; one that has its turn already keeps it."""
     await connection.execute(
         update(ENDPOINTS)
@@ -249,12 +247,12 @@ async def give_turns(connection: AsyncConnection, endpoints: Iterable[str], now_
     )
 
 
-async def leave(connection: AsyncConnection, ids: Sequence[str]) -> None:
+async def leave(connection: Connection, ids: Sequence[str]) -> None:
     """Take deliveries out of the queue."""
     await connection.execute(delete(DUE).where(DUE.c.delivery_id.in_(ids)))
 
 
-async def wait_again(connection: AsyncConnection, due_at_ms: Mapping[str, int]) -> None:
+async def wait_again(connection: Connection, due_at_ms: Mapping[str, int]) -> None:
     """Let deliveries wait for their next attempt; their leases end."""
     await connection.execute(
         update(DUE)
@@ -264,7 +262,7 @@ async def wait_again(connection: AsyncConnection, due_at_ms: Mapping[str, int]) 
     )
 
 
-async def take_out(connection: AsyncConnection, endpoint: str, limit: int) -> list[str]:
+async def take_out(connection: Connection, endpoint: str, limit: int) -> list[str]:
     """Take at most `limit` deliveries of an endpoint out of the queue that are not leased; return their ids."""
     ids: list[str] = []
     for state in (_READY, _WAITING):
@@ -281,7 +279,7 @@ async def take_out(connection: AsyncConnection, endpoint: str, limit: int) -> li
     return ids
 
 
-async def next_due_ms(connection: AsyncConnection) -> int | None:
+async def next_due_ms(connection: Connection) -> int | None:
     """Return when there is something to do: 0 for now, None for never."""
     in_turn = select(ENDPOINTS.c.endpoint).where(ENDPOINTS.c.turn_at_ms.is_not(None))
     if await connection.scalar(in_turn.order_by(ENDPOINTS.c.turn_at_ms).limit(1)) is not None:
@@ -293,7 +291,7 @@ async def next_due_ms(connection: AsyncConnection) -> int | None:
     return min((head for head in heads if head is not None), default=None)
 
 
-async def remove_idle_endpoints(connection: AsyncConnection, before_ms: int, limit: int) -> None:
+async def remove_idle_endpoints(connection: Connection, before_ms: int, limit: int) -> None:
     """Delete endpoints that nothing waits for and that have not failed since a time."""
     idle = (
         select(ENDPOINTS.c.endpoint)
@@ -311,7 +309,7 @@ async def remove_idle_endpoints(connection: AsyncConnection, before_ms: int, lim
         await connection.execute(delete(ENDPOINTS).where(ENDPOINTS.c.endpoint.in_(names)))
 
 
-async def _turns(connection: AsyncConnection, limits: Limits, now_ms: int) -> dict[str, str]:
+async def _turns(connection: Connection, limits: Limits, now_ms: int) -> dict[str, str]:
     """Return the tenants of the endpoints whose turn it is, in turn, locked."""
     full = (
         select(DUE.c.tenant_id)
@@ -334,14 +332,14 @@ async def _turns(connection: AsyncConnection, limits: Limits, now_ms: int) -> di
     return turns
 
 
-async def _lock_tenants(connection: AsyncConnection, tenant_ids: set[str]) -> set[str]:
+async def _lock_tenants(connection: Connection, tenant_ids: set[str]) -> set[str]:
     given: Any = func.unnest(bindparam("tenants", sorted(tenant_ids), type_=ARRAY(Text))).column_valued("tenant_id")
     locked = func.pg_try_advisory_xact_lock(_TENANT_LOCKS, func.hashtext(given))
     found = await connection.execute(select(given.label("tenant_id"), locked.label("ours")))
     return {row.tenant_id for row in found if row.ours}
 
 
-async def _leased(connection: AsyncConnection, now_ms: int) -> dict[tuple[str, str], int]:
+async def _leased(connection: Connection, now_ms: int) -> dict[tuple[str, str], int]:
     found = await connection.execute(
         select(DUE.c.tenant_id, DUE.c.endpoint, func.count().label("leased"))
         .where(DUE.c.leased_at_ms.is_not(None), DUE.c.due_at_ms > now_ms)
@@ -350,7 +348,7 @@ async def _leased(connection: AsyncConnection, now_ms: int) -> dict[tuple[str, s
     return {(row.tenant_id, row.endpoint): row.leased for row in found}
 
 
-async def _heads(connection: AsyncConnection, endpoints: Sequence[str], count: int) -> dict[str, list[_Head]]:
+async def _heads(connection: Connection, endpoints: Sequence[str], count: int) -> dict[str, list[_Head]]:
     """Return the first of each line and one more, which tells whether the line goes on."""
     heads: defaultdict[str, list[_Head]] = defaultdict(list)
     for first in range(0, len(endpoints), _LINES_AT_ONCE):
@@ -363,7 +361,7 @@ async def _heads(connection: AsyncConnection, endpoints: Sequence[str], count: i
     return heads
 
 
-async def _set_turns(connection: AsyncConnection, endpoints: Sequence[str], turn_at_ms: int | None) -> None:
+async def _set_turns(connection: Connection, endpoints: Sequence[str], turn_at_ms: int | None) -> None:
     if endpoints:
         await connection.execute(
             update(ENDPOINTS).where(ENDPOINTS.c.endpoint.in_(endpoints)).values(turn_at_ms=turn_at_ms)

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import and_, bindparam, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds, to_milliseconds
+from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.paging import PageRequest
 from services.delivery import sql_webhook_queue as queue
@@ -247,7 +247,7 @@ class SqlWebhookStore:
 
 
 async def _begun(
-    connection: AsyncConnection, tokens: Mapping[str, int], now_ms: int, lease_until_ms: int
+    connection: Connection, tokens: Mapping[str, int], now_ms: int, lease_until_ms: int
 ) -> list[ClaimedWebhook]:
     """Lease chosen deliveries, given with their tokens, and write their attempts as begun."""
     if not tokens:
@@ -263,7 +263,7 @@ async def _begun(
     return claimed
 
 
-async def _log_begin(connection: AsyncConnection, claimed: Sequence[ClaimedWebhook], now_ms: int) -> None:
+async def _log_begin(connection: Connection, claimed: Sequence[ClaimedWebhook], now_ms: int) -> None:
     ids = [each.delivery.id for each in claimed]
     tried = [each.delivery.id for each in claimed if each.number > 1]
     if tried:
@@ -280,7 +280,7 @@ async def _log_begin(connection: AsyncConnection, claimed: Sequence[ClaimedWebho
     )
 
 
-async def _close(connection: AsyncConnection, finished: Sequence[FinishedWebhook]) -> None:
+async def _close(connection: Connection, finished: Sequence[FinishedWebhook]) -> None:
     """Write outcomes into the log and into the deliveries, and let these leave the queue or wait again."""
     called = [rows.finished_attempt(each) for each in finished if each.called]
     if called:
@@ -300,7 +300,7 @@ async def _close(connection: AsyncConnection, finished: Sequence[FinishedWebhook
 _Streak = tuple[int | None, int | None]  # since when an endpoint only fails, and when it last failed
 
 
-async def _lock_streaks(connection: AsyncConnection, finished: Sequence[FinishedWebhook]) -> dict[str, _Streak]:
+async def _lock_streaks(connection: Connection, finished: Sequence[FinishedWebhook]) -> dict[str, _Streak]:
     names = sorted({each.endpoint for each in finished})
     found = await connection.execute(
         select(ENDPOINTS.c.endpoint, ENDPOINTS.c.failing_since_ms, ENDPOINTS.c.failed_at_ms)
@@ -313,14 +313,14 @@ async def _lock_streaks(connection: AsyncConnection, finished: Sequence[Finished
     }
 
 
-async def _forget(connection: AsyncConnection, delivery_ids: Sequence[str]) -> None:
+async def _forget(connection: Connection, delivery_ids: Sequence[str]) -> None:
     if delivery_ids:
         await connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.delivery_id.in_(delivery_ids)))
         await connection.execute(delete(WEBHOOKS).where(WEBHOOKS.c.id.in_(delivery_ids)))
 
 
 async def _keep_streaks(
-    connection: AsyncConnection, finished: Sequence[FinishedWebhook], streaks: dict[str, _Streak]
+    connection: Connection, finished: Sequence[FinishedWebhook], streaks: dict[str, _Streak]
 ) -> None:
     """Move the streaks of failures on, and write those that have changed."""
     before = dict(streaks)
@@ -347,7 +347,7 @@ async def _keep_streaks(
         )
 
 
-async def _replay(connection: AsyncConnection, entries: Sequence[tuple[str, str, str]], now_ms: int) -> None:
+async def _replay(connection: Connection, entries: Sequence[tuple[str, str, str]], now_ms: int) -> None:
     await connection.execute(
         update(WEBHOOKS)
         .where(WEBHOOKS.c.id.in_([delivery_id for delivery_id, _, _ in entries]))
@@ -362,7 +362,7 @@ async def _replay(connection: AsyncConnection, entries: Sequence[tuple[str, str,
     await queue.enter_again(connection, entries, now_ms)
 
 
-async def _with_attempts(connection: AsyncConnection, found: Sequence[WebhookDelivery]) -> list[WebhookLog]:
+async def _with_attempts(connection: Connection, found: Sequence[WebhookDelivery]) -> list[WebhookLog]:
     if not found:
         return []
     log = await connection.execute(

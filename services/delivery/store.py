@@ -131,6 +131,7 @@ class FinishedAttempt:
     finished_at: datetime
     part_ids: tuple[str, ...] = ()  # the carrier's id of each part, when it took the message as several
     message: Message | None = None  # as it was when the attempt began, for whoever wants to hear of its end
+    sender: str = ""  # that the attempt was made from
 
     @property
     def message_after(self) -> Message | None:
@@ -140,6 +141,7 @@ class FinishedAttempt:
         return replace(
             self.message,
             status=self.status,
+            sender=self.sender or self.message.sender,
             carrier=self.carrier,
             carrier_message_id=self.carrier_message_id,
             attempts=self.number,

@@ -31,12 +31,14 @@ class WebhookDirectory:
         self._registry = registry
         self._clock = clock
         self._answers = FreshCache(self._ask, clock=clock, fresh_seconds=FRESH_SECONDS, stale_seconds=STALE_SECONDS)
+        self._loop = asyncio.get_running_loop()
         self._learning: set[asyncio.Task[None]] = set()
         self._asked: set[Owner] = set()
 
     def known(self, owner: Owner) -> Subscriptions | None:
-        """Return what is remembered, and have it asked again for the next time."""
-        self._learn(owner)
+        """Return what is remembered, and have it asked again for the next time. May be called from any thread."""
+        if not self._answers.is_fresh(owner):
+            self._loop.call_soon_threadsafe(self._learn, owner)
         answer = self._answers.known(owner)
         return None if answer is None else _subscriptions(answer)
 

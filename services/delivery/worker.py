@@ -13,11 +13,15 @@ import structlog
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
 from services.delivery.carrier_monitor import CarrierMonitor
+from services.delivery.claim_round import CLAIM_SIZE
 from services.delivery.dispatch import Dispatcher
 from services.delivery.follow_up import FollowUp
 from services.delivery.housekeeping import Housekeeping
 
 POLL_SECONDS: Final = 0.25
+# A claim of few messages costs nearly as much as one of many, so that after one more may gather. After a quiet time
+# nothing waits.
+GATHER_SECONDS: Final = 0.01
 RENEW_SECONDS: Final = 10.0
 LOOK_UP_SECONDS: Final = 2.0
 REFRESH_SECONDS: Final = 0.5
@@ -115,22 +119,32 @@ class Worker:
 
     async def _send_due(self) -> None:
         self._turned_at = self._clock.monotonic()
+        self._wake.clear()
         claimed = 0
         for shard in self._shards:
             if self._dispatcher.room > 0:
                 claimed += await self._dispatcher.send_due(shard)
         if not claimed:
             await self._wait_for_work()
+        elif claimed < CLAIM_SIZE:
+            await self._clock.sleep(GATHER_SECONDS)
 
     async def _wait_for_work(self) -> None:
         while not self._stopping:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds()):
-                    await self._wake.wait()
-            self._wake.clear()
+            woken = await self._is_woken()
             self._turned_at = self._clock.monotonic()
-            if self._dispatcher.room > 0 and await self._is_due():
+            # A read is cheaper than a claim, which takes the write lock; whoever wakes knows that there is something.
+            if self._dispatcher.room > 0 and (woken or await self._is_due()):
                 return
+
+    async def _is_woken(self) -> bool:
+        """Wait for a wake-up, or for the time of the next look."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._poll_seconds()):
+                await self._wake.wait()
+        woken = self._wake.is_set()
+        self._wake.clear()
+        return woken
 
     def _poll_seconds(self) -> float:
         poll = POLL_SECONDS * (0.5 + self._random())
@@ -139,7 +153,6 @@ class Worker:
         return poll if next_slot is None else min(poll, (next_slot - now).total_seconds())
 
     async def _is_due(self) -> bool:
-        # A read is cheaper than a claim, which takes the write lock.
         now = self._clock.now()
         routes = self._dispatcher.open_routes
         for shard in self._shards:

@@ -6,9 +6,9 @@ import base64
 from typing import Final
 
 from sqlalchemy import delete, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
+from servicekit.connection import Connection
 from servicekit.errors import IdempotencyMismatchError
 from servicekit.idempotency import KEPT
 from services.integrations.domain import KeptAnswer, RepeatableCall
@@ -20,7 +20,7 @@ from services.integrations.tables import KEPT_ANSWERS
 _ID: Final = (KEPT_ANSWERS.c.tenant_id, KEPT_ANSWERS.c.operation, KEPT_ANSWERS.c.idempotency_key)
 
 
-async def keep_or_repeat(connection: AsyncConnection, key_ring: KeyRing, kept: KeptAnswer) -> None:
+async def keep_or_repeat(connection: Connection, key_ring: KeyRing, kept: KeptAnswer) -> None:
     """Keep an answer; raise AnsweredBeforeError or IdempotencyMismatchError when one is kept for its call already.
 
     Two transactions with the same call take turns: on SQLite there is one writer, and on PostgreSQL the second insert
@@ -37,7 +37,7 @@ async def keep_or_repeat(connection: AsyncConnection, key_ring: KeyRing, kept: K
         raise _first_answer(key_ring, kept.call, (await connection.execute(sealed)).scalar_one())
 
 
-async def reseal_kept_answers(connection: AsyncConnection, key_ring: KeyRing) -> int:
+async def reseal_kept_answers(connection: Connection, key_ring: KeyRing) -> int:
     """Encrypt every kept answer again, with the ring's first key; return how many there were."""
     rows = (await connection.execute(select(KEPT_ANSWERS))).all()
     for row in rows:
@@ -46,7 +46,7 @@ async def reseal_kept_answers(connection: AsyncConnection, key_ring: KeyRing) ->
     return len(rows)
 
 
-async def count_unreadable_answers(connection: AsyncConnection, key_ring: KeyRing) -> int:
+async def count_unreadable_answers(connection: Connection, key_ring: KeyRing) -> int:
     """Return how many kept answers the key ring does not open."""
     return sum(not _opens(key_ring, row) for row in await connection.execute(select(KEPT_ANSWERS)))
 

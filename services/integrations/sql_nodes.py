@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import Select, delete, func, insert, select, true, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
 from servicekit.database import Database
 from services.integrations.domain import Change
 from services.integrations.key_ring import KeyRing
@@ -83,7 +83,7 @@ class SqlNodeStore:
         await self._database.listen(CHANNEL, heard)
 
 
-async def _view(connection: AsyncConnection) -> View:
+async def _view(connection: Connection) -> View:
     # One statement, so that the count and the nodes are of one moment also where each statement has its own snapshot.
     rows = (await connection.execute(_everything())).all()
     nodes = [

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, Table, delete, func, insert, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds, to_milliseconds
+from servicekit.connection import Connection
 from services.integrations.domain import ApiKey, Dedupe, IngressKey, Integration, Tenant
 from services.integrations.key_ring import KeyRing
 from services.integrations.signing_secrets import NO_SECRETS, OldSecret, SigningSecrets
@@ -140,7 +140,7 @@ def select_integrations() -> Select[Any]:
 
 
 async def load_integrations(
-    connection: AsyncConnection, condition: ColumnElement[bool] | None = None
+    connection: Connection, condition: ColumnElement[bool] | None = None
 ) -> Sequence[LoadedIntegration]:
     """Return the integrations that meet a condition on INTEGRATIONS, by id; all when there is none."""
     condition = true() if condition is None else condition
@@ -149,7 +149,7 @@ async def load_integrations(
 
 
 async def with_keys(
-    connection: AsyncConnection, rows: Sequence[AnyRow], ids: Select[Any] | Sequence[str]
+    connection: Connection, rows: Sequence[AnyRow], ids: Select[Any] | Sequence[str]
 ) -> Sequence[LoadedIntegration]:
     """Return rows of `select_integrations`, each with its addresses; `ids` are theirs."""
     keys: defaultdict[str, list[AnyRow]] = defaultdict(list)
@@ -160,7 +160,7 @@ async def with_keys(
 
 
 def insert_where_none_is(
-    connection: AsyncConnection, table: Table, row: Mapping[str, object], *, unique: Sequence[ColumnElement[Any]]
+    connection: Connection, table: Table, row: Mapping[str, object], *, unique: Sequence[ColumnElement[Any]]
 ) -> postgresql.Insert | sqlite.Insert:
     """Return the insert of a row, which does nothing where one with the same unique columns is.
 
@@ -171,7 +171,7 @@ def insert_where_none_is(
     return sqlite.insert(table).values(row).on_conflict_do_nothing(index_elements=unique)
 
 
-async def next_revision(connection: AsyncConnection, deleted_id: str | None = None) -> int:
+async def next_revision(connection: Connection, deleted_id: str | None = None) -> int:
     """Count one change. The row stays locked until the transaction ends, so that revisions are in order of commits."""
     counted = update(REVISION).where(REVISION.c.id == 1).values(value=REVISION.c.value + 1).returning(REVISION.c.value)
     revision = int((await connection.execute(counted)).scalar_one())
@@ -182,7 +182,7 @@ async def next_revision(connection: AsyncConnection, deleted_id: str | None = No
     return revision
 
 
-async def current_revision(connection: AsyncConnection) -> int:
+async def current_revision(connection: Connection) -> int:
     """Return the revision of the newest change."""
     return int((await connection.execute(select(REVISION.c.value))).scalar_one())
 

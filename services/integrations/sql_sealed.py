@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import Column, Table, exists, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servicekit.connection import Connection
 from servicekit.database import Database
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
 from services.integrations.sql_kept_answers import count_unreadable_answers, reseal_kept_answers
@@ -30,7 +30,7 @@ async def holds_secrets(database: Database) -> bool:
         return bool((await connection.execute(select(secrets))).scalar_one())
 
 
-async def count_unreadable(connection: AsyncConnection, key_ring: KeyRing) -> int:
+async def count_unreadable(connection: Connection, key_ring: KeyRing) -> int:
     """Return how many integrations, webhooks and kept answers have a secret that the key ring does not open."""
     integrations = await load_integrations(connection)
     webhooks = (await connection.execute(select(WEBHOOKS))).all()
@@ -41,7 +41,7 @@ async def count_unreadable(connection: AsyncConnection, key_ring: KeyRing) -> in
     )
 
 
-async def reseal_all(connection: AsyncConnection, key_ring: KeyRing) -> int:
+async def reseal_all(connection: Connection, key_ring: KeyRing) -> int:
     """Encrypt every secret again, with the ring's first key; return how many there were."""
     count = 0
     for table, id_column, sealed in _SEALED:

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
+from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.errors import ConflictError, NotFoundError
 from servicekit.paging import PageRequest
@@ -178,17 +178,17 @@ class SqlIntegrationStore:
         for start in range(0, len(loaded), page_size):
             yield [one.opened(self._key_ring) for one in loaded[start : start + page_size]]
 
-    async def _load(self, connection: AsyncConnection, tenant_id: str, integration_id: str) -> Integration:
+    async def _load(self, connection: Connection, tenant_id: str, integration_id: str) -> Integration:
         loaded = await load_integrations(connection, _belongs(tenant_id, integration_id))
         if not loaded:
             raise NotFoundError
         return loaded[0].opened(self._key_ring)
 
-    async def _change(self, connection: AsyncConnection, integration_id: str, revision: int) -> Change:
+    async def _change(self, connection: Connection, integration_id: str, revision: int) -> Change:
         (loaded,) = await load_integrations(connection, INTEGRATIONS.c.id == integration_id)
         return Change(revision=revision, changed=(loaded.opened(self._key_ring),))
 
-    async def _add_current_key(self, connection: AsyncConnection, integration_id: str, key: str) -> None:
+    async def _add_current_key(self, connection: Connection, integration_id: str, key: str) -> None:
         sealed = self._key_ring.seal(key, owner=integration_id)
         values = {"sha256": sha256(key), "integration_id": integration_id, "key_sealed": sealed, "expires_at_ms": None}
         await connection.execute(insert(INGRESS_KEYS).values(values))
@@ -237,7 +237,7 @@ def _belongs(tenant_id: str, integration_id: str) -> ColumnElement[bool]:
 
 
 async def _touch(
-    connection: AsyncConnection, tenant_id: str, integration_id: str, revision: int, now: datetime, **values: object
+    connection: Connection, tenant_id: str, integration_id: str, revision: int, now: datetime, **values: object
 ) -> None:
     """Set values of one integration, or none; raise NotFoundError when the tenant has none of that id."""
     changed = await connection.execute(
@@ -249,7 +249,7 @@ async def _touch(
         raise NotFoundError
 
 
-async def _retire_keys(connection: AsyncConnection, integration_id: str, expires_at_ms: int, now_ms: int) -> None:
+async def _retire_keys(connection: Connection, integration_id: str, expires_at_ms: int, now_ms: int) -> None:
     """Give every address its end, forget those that are over, and forget how the others read: nobody is shown them."""
     theirs = INGRESS_KEYS.c.integration_id == integration_id
     lasting = INGRESS_KEYS.c.expires_at_ms.is_(None) | (INGRESS_KEYS.c.expires_at_ms > expires_at_ms)

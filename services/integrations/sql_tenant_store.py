@@ -7,9 +7,9 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import to_milliseconds
+from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.errors import AlreadyExistsError, NotFoundError
 from services.integrations.domain import ApiKey, Change, Tenant
@@ -117,7 +117,7 @@ class SqlTenantStore:
         return api_key_from(row)
 
 
-async def _first_tenant(connection: AsyncConnection, condition: ColumnElement[bool]) -> Tenant | None:
+async def _first_tenant(connection: Connection, condition: ColumnElement[bool]) -> Tenant | None:
     row = (await connection.execute(select(TENANTS).where(condition))).first()
     return tenant_from(row) if row else None
 

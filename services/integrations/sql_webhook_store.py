@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit.clock import from_milliseconds, to_milliseconds
+from servicekit.connection import Connection
 from servicekit.database import Database
 from services.integrations.domain import KeptAnswer
 from services.integrations.errors import NoWebhookConfigError
@@ -118,17 +118,17 @@ class SqlWebhookStore:
             integration=self._integration_target(row) if row else None, webhook=webhook.target if webhook else None
         )
 
-    async def _locked(self, connection: AsyncConnection, tenant_id: str) -> Webhook | None:
+    async def _locked(self, connection: Connection, tenant_id: str) -> Webhook | None:
         # The tenant's row stands for the webhook, which may not be there yet: everything that changes one begins here.
         # On SQLite, which has one writer, it is a plain read.
         await connection.execute(select(TENANTS.c.id).where(TENANTS.c.id == tenant_id).with_for_update(key_share=True))
         return await self._load(connection, tenant_id)
 
-    async def _load(self, connection: AsyncConnection, tenant_id: str) -> Webhook | None:
+    async def _load(self, connection: Connection, tenant_id: str) -> Webhook | None:
         row = (await connection.execute(select(WEBHOOKS).where(WEBHOOKS.c.tenant_id == tenant_id))).first()
         return self._webhook_from(row) if row else None
 
-    async def _save(self, connection: AsyncConnection, webhook: Webhook, *, is_new: bool) -> None:
+    async def _save(self, connection: Connection, webhook: Webhook, *, is_new: bool) -> None:
         values = {
             "tenant_id": webhook.tenant_id,
             "url": webhook.url,

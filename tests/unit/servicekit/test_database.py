@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from servicekit import migrations
+from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.errors import UnavailableError
 from servicekit.settings import SettingsError
@@ -170,6 +172,70 @@ async def test_nothing_of_a_transaction_stays_when_its_caller_is_cancelled(datab
 
     await note(database, "whole")
     assert await notes(database) == ["whole"]
+
+
+async def insert(connection: Connection, body: str) -> None:
+    await connection.execute(text("INSERT INTO notes (body) VALUES (:body)"), {"body": body})
+
+
+async def test_commits_a_transaction_that_is_given_as_a_whole_and_returns_what_it_returns(database):
+    async def work(connection: Connection) -> int:
+        await insert(connection, "first")
+        await insert(connection, "second")
+        return 2
+
+    assert await database.run_write(work) == 2
+    assert await notes(database) == ["first", "second"]
+
+
+async def test_nothing_of_a_whole_transaction_stays_when_it_fails(database):
+    async def work(connection: Connection) -> None:
+        await insert(connection, "half")
+        raise RuntimeError("changed my mind")
+
+    with pytest.raises(RuntimeError, match="changed my mind"):
+        await database.run_write(work)
+
+    await note(database, "whole")
+    assert await notes(database) == ["whole"]
+
+
+async def test_refuses_a_whole_transaction_that_waits_for_something_else(database):
+    async def work(connection: Connection) -> None:
+        await insert(connection, "half")
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="nothing but its connection"):
+        await database.run_write(work)
+
+    assert await notes(database) == []
+
+
+async def test_a_whole_transaction_ends_before_the_next_one_when_its_caller_is_cancelled(database):
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def work(connection: Connection) -> None:
+        begun.set()
+        go_on.wait(5)
+        await insert(connection, "first")
+
+    task = asyncio.create_task(database.run_write(work))
+    await asyncio.to_thread(begun.wait, 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    second = asyncio.create_task(note(database, "second"))
+    go_on.set()
+    await second
+
+    assert task.cancelled()
+    assert await notes(database) == ["first", "second"]
+
+
+async def test_says_so_in_time_when_a_whole_transaction_finds_the_file_locked(database, path):
+    with locked_by_another(path), pytest.raises(UnavailableError):
+        await database.run_write(lambda connection: insert(connection, "half"))
+
+    assert await notes(database) == []
 
 
 @pytest.mark.parametrize("statement", ["INSERT INTO notes (body) VALUES (:body)", "UPDATE notes SET body = :body"])
