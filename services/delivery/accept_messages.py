@@ -19,6 +19,7 @@ from servicekit.errors import Issue, ValidationError
 from servicekit.ids import new_id
 from servicekit.sms_text import measure
 from services.delivery import metrics
+from services.delivery.announcements import Owner
 from services.delivery.domain import (
     MAX_REF_LENGTH,
     MAX_TAG_LENGTH,
@@ -102,13 +103,16 @@ class AcceptMessages:
         validity: timedelta,
         queue_of: Callable[[Submission], str],
         on_stored: Callable[[], None],
+        expect: Callable[[set[Owner]], None] = lambda _owners: None,
     ) -> None:
+        """Take `expect` for who prepares to tell of the owners' messages, and `on_stored` for who sends them."""
         self._store = store
         self._clock = clock
         self._shards = shards
         self._validity = validity
         self._queue_of = queue_of  # the route in whose queue a message waits
         self._on_stored = on_stored
+        self._expect = expect
         self._commits = Batcher(self._commit, max_size=MAX_MESSAGES_IN_COMMIT, weigh=len, name="accept")
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Accepted]:
@@ -169,6 +173,7 @@ class AcceptMessages:
 
     async def _commit(self, groups: Sequence[Sequence[NewMessage]]) -> list[list[Accepted]]:
         messages = [message for group in groups for message in group]
+        self._expect({Owner(message.tenant_id, message.integration_id) for message in messages})
         accepted = await self._store.add(messages)
         self._on_stored()
         stored = sum(answer.message_id == message.id for answer, message in zip(accepted, messages, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
@@ -47,6 +47,11 @@ class Announcements:
 
     def __init__(self, subscriptions: KnowsSubscriptions) -> None:
         self._subscriptions = subscriptions
+
+    def expect(self, owners: Iterable[Owner]) -> None:
+        """Have it asked who wants to hear of these owners' messages, before there is anything to tell."""
+        for owner in owners:
+            self._subscriptions.known(owner)
 
     def of_status(self, message: Message) -> list[WebhookDelivery]:
         """Return the deliveries of a message's new status; none for a status that makes no event."""

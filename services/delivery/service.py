@@ -186,6 +186,7 @@ class DeliveryService:
             validity=timedelta(seconds=settings.message_validity_seconds),
             queue_of=lambda submission: carriers.route(submission).name,
             on_stored=self._worker.wake,
+            expect=self._announcements.expect,
         )
         self._receive_reply = ReceiveReply(
             store=self._replies,

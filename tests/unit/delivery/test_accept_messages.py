@@ -36,7 +36,7 @@ class SlowStore:
         ]
 
 
-def accepting(store, clock, *, shards=1, on_stored=lambda: None) -> AcceptMessages:
+def accepting(store, clock, *, shards=1, on_stored=lambda: None, expect=lambda _owners: None) -> AcceptMessages:
     return AcceptMessages(
         store=store,
         clock=clock,
@@ -44,6 +44,7 @@ def accepting(store, clock, *, shards=1, on_stored=lambda: None) -> AcceptMessag
         validity=timedelta(hours=4),
         queue_of=lambda _submission: "default",
         on_stored=on_stored,
+        expect=expect,
     )
 
 
@@ -57,6 +58,18 @@ async def test_lets_calls_that_come_during_a_commit_share_the_next_one(clock):
     await asyncio.gather(*calls)
 
     assert [len(commit) for commit in store.commits] in ([1, 9], [10])
+
+
+async def test_asks_who_wants_to_hear_of_a_message_while_it_is_stored(clock):
+    store, expected = SlowStore(), []
+    accept = accepting(store, clock, expect=expected.append)
+
+    call = asyncio.create_task(accept.accept([SUBMISSION, SUBMISSION]))
+    await asyncio.sleep(0.01)
+
+    assert expected == [{("ten_a", "wkh_1")}]
+    store.release.set()
+    await call
 
 
 async def test_answers_only_after_the_commit(clock):
