@@ -151,6 +151,13 @@ def test_links_in_documents_lead_somewhere():
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_make_runs_every_folder_of_tests():
+    commands = re.findall(r"^\t\$\(PYTEST\).*$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = set(re.findall(r"tests/(\w+)", "\n".join(commands[:2]))) | {"compose"}  # the last needs a container engine
+
+    assert {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")} == named
+
+
 def test_lock_files_name_versions_and_hashes_and_no_index():
     for name in ("requirements.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text()

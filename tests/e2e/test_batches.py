@@ -66,7 +66,7 @@ def post_until_accepted(post: httpx.Client, integration: dict, body: object, hea
 @pytest.mark.parametrize("text", ["x" * 1_600, "中" * 430])
 def test_the_largest_batch_is_stored_whole_and_a_repeat_gets_the_same_answer(api, post, text):
     made = api.post("/v1/ingress", json={"name": "Mailing", "toPath": "people[*]"}).json()
-    body = {"text": text, "people": [f"+658123{number:04}" for number in range(1_000)]}
+    body = {"text": text, "people": [f"+658124{number:04}" for number in range(1_000)]}
     headers = {"Idempotency-Key": "mailing-1"}
 
     first = post_until_accepted(post, made, body, headers)

@@ -63,9 +63,9 @@ def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatewa
     prepared = gateway.prepare(folder, listen=f"127.0.0.1:{port}", upstreams=upstreams)
     access_log = folder / "access.log"
     with access_log.open("wb") as log, (folder / "envoy.log").open("wb") as errors:
-        process = subprocess.Popen(
-            gateway_process.command(prepared.configuration, workers=1), stdout=log, stderr=errors
-        )
+        # Its log is written at once, which is otherwise done every ten seconds.
+        command = (*gateway_process.command(prepared.configuration, workers=1), "--file-flush-interval-msec", "100")
+        process = subprocess.Popen(command, stdout=log, stderr=errors)
     running = Gateway(port=port, process=process, access_log=access_log, stubs=stubs, admin=str(prepared.admin))
     try:
         _wait_until_ready(running, folder / "envoy.log")
