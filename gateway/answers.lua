@@ -51,6 +51,8 @@ function envoy_on_response(handle)
   if headers:get("x-request-id") then return end  -- Envoy's own answer has its shape already
   local failed = headers:get(":status") ~= "200"
   local status, body = headers:get("x-http-status"), headers:get("x-error-body")
+  -- A route may say what success is, so that the service need not (docs/decisions/0028).
+  if not failed and not status then status = handle:metadata():get("success") end
   if failed and not body then
     local answer = SILENT[headers:get(":status")] or DEFECT
     local request_id = handle:streamInfo():dynamicMetadata():get("textway")["request_id"]

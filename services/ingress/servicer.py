@@ -42,7 +42,9 @@ class IngressServicer(IngressServiceServicer):
             ingress_key=convert.path_variable(request.ingress_key, context),
             payload=convert.payload_from(request.payload, context),
         )
-        await calls.answer_with(context, 202, **replay_header(replayed=accepted.replayed))
+        # The gateway's route says 202: to say it here would be a message of its own, ahead of each answer.
+        if accepted.replayed:
+            await calls.answer_with(context, 202, **replay_header(replayed=True))
         return convert.ingest_answer(accepted)
 
     async def Explain(self, request: ingress_v1.ExplainRequest, context: Context) -> ingress_v1.ExplainResponse:

@@ -83,7 +83,7 @@ ANSWERS: dict[str, Any] = {
     "SubmitMessages": None,
     "PreviewMessage": None,
 }
-HTTP_STATUS = {"CreateIntegration": 201, "Ingest": 202, "SendMessage": 202, "ReceiveStatus": 204, "ReceiveInbound": 204}
+HTTP_STATUS = {"CreateIntegration": 201, "SendMessage": 202, "ReceiveStatus": 204, "ReceiveInbound": 204}
 
 
 @dataclass(frozen=True, kw_only=True)
