@@ -11,7 +11,7 @@ from .engine import OWN_CARRIER, wait_until, wait_until_ready
 from .load import post_many
 
 LATENCY_MS = 200
-# So few calls at once that the carrier's latency is the limit, and not the two processors, on which four replicas, their
+# So few calls at once that the carrier's latency is the limit, and not the two processors that four replicas, their
 # database and the carrier have to share: 10 messages a second for one replica.
 IN_FLIGHT = 2
 BACKLOG = 1_500

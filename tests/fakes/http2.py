@@ -21,9 +21,27 @@ class BareServer:
         self._disowns = disowns
         self.calls = 0
         self.address = ""
+        self._open: set[asyncio.StreamWriter] = set()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
+        self._open.add(writer)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            self._open.discard(writer)
+
+    async def hang_up(self) -> None:
+        """End what is open: a client connects again after each end."""
+        while self._open:
+            for writer in self._open:
+                writer.transport.abort()
+            await asyncio.sleep(0.01)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             await reader.readexactly(len(PREFACE))
             writer.write(_frame(SETTINGS))
             while True:
@@ -49,6 +67,7 @@ async def bare_server(*, disowns: bool) -> AsyncIterator[BareServer]:
     bare.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         yield bare
+    await bare.hang_up()
 
 
 async def answers_to_pings(address: str, count: int) -> list[int]:
