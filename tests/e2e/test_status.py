@@ -10,8 +10,6 @@ from tests.e2e.conftest import eventually
 def test_shows_every_process_the_queue_and_the_carriers(product, api):
     sent = api.post("/v1/messages", json={"to": "+6581230000", "text": "Hello"}).json()
     eventually(lambda: api.get(f"/v1/messages/{sent['id']}").json()["status"], "delivered")
-    # What other tests have set off is over soon.
-    eventually(lambda: json.loads(product.run("status", "--json").stdout)["webhooks"]["pending"], 0)
 
     for_people, for_machines = product.run("status"), product.run("status", "--json")
 
@@ -21,11 +19,12 @@ def test_shows_every_process_the_queue_and_the_carriers(product, api):
     rows = {line.split()[0]: line.split() for line in lines if line}
     assert [rows[name][2] for name in ("integrations", "delivery", "ingress")] == ["ready"] * 3
     assert rows["queue"][1:3] == ["0", "ready,"]
-    assert rows["webhooks"][1:3] == ["0", "pending,"]
     assert rows["simulator"][1:3] == ["simulator", "healthy"]
     told = json.loads(for_machines.stdout)
     assert told["ready"]
     assert told["queue"]["ready"] == 0
+    # Other tests of this product have callbacks that are to be tried again.
+    assert rows["webhooks"][1:3] == [f"{told['webhooks']['pending']:,}", "pending,"]
     assert told["disabledWebhooks"] == 0
     assert told["carriers"][0]["sentLastMinute"] >= 1
 
