@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from configparser import RawConfigParser
 from dataclasses import dataclass
@@ -66,8 +67,9 @@ def supervise(
 
     They inherit this process's environment, and on Linux they are told to stop when this process is killed. What each
     writes goes to `<name>.log` (standard error) and `<name>.out.log`. `report` gets a sentence for each event that a
-    person should know of; `on_start` is called once, when supervision has begun, and `on_stop` once, before the first
-    child is stopped. Call it in the main thread.
+    person should know of; `on_start` is called once, when supervision has begun. `on_stop` is called once, in a thread of
+    its own, and the first child is stopped when it has returned: until then the children work on, and what they write is
+    read. Call it in the main thread.
     """
     options = _Options()
     options.realize(["-c", str(_write_configuration(children, folders))], doc=__doc__)
@@ -105,11 +107,12 @@ class _Supervisor(Supervisor):  # type: ignore[misc]  # supervisor has no types
         self._folders = folders
         self._report = report
         self._on_start = on_start
-        self._on_stop = on_stop
+        # A child whose pipe is full stands still, so this must not keep the loop from reading.
+        self._ending = threading.Thread(target=on_stop, name="ending", daemon=True)
 
     def runforever(self) -> None:
         """Begin; the base class has just forgotten all subscriptions."""
-        events.subscribe(events.SupervisorStoppingEvent, lambda _event: self._on_stop())
+        events.subscribe(events.SupervisorStoppingEvent, lambda _event: self._ending.start())
         events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
         events.subscribe(events.ProcessStateBackoffEvent, self._on_backoff)
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
@@ -117,6 +120,11 @@ class _Supervisor(Supervisor):  # type: ignore[misc]  # supervisor has no types
         self.options.poller.poll = lambda _timeout: poll(ROUND_SECONDS)
         self._on_start()
         super().runforever()
+
+    def ordered_stop_groups_phase_1(self) -> None:
+        """Stop the next group, once all is said and done that comes before."""
+        if not self._ending.is_alive():
+            super().ordered_stop_groups_phase_1()
 
     def _on_exit(self, event: Any) -> None:
         name = event.process.config.name

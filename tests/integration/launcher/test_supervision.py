@@ -15,12 +15,12 @@ import pytest
 from services.launcher import supervision
 
 SUPERVISOR = """
-import sys
+import sys, time
 from pathlib import Path
 from services.launcher.supervision import Child, Folders, supervise
 
 folder = Path(sys.argv[1])
-children = [Child(name=name, command=(sys.executable, sys.argv[2], name, str(folder))) for name in sys.argv[3:]]
+children = [Child(name=name, command=(sys.executable, sys.argv[2], name, str(folder))) for name in sys.argv[4:]]
 folders = Folders(logs=folder / "logs", run=folder / "run")
 print(
     supervise(
@@ -28,7 +28,7 @@ print(
         folders,
         report=lambda text: print(text, flush=True),
         on_start=lambda: print("begun"),
-        on_stop=lambda: print("ending"),
+        on_stop=lambda: exec(sys.argv[3]),
     )
 )
 """
@@ -47,6 +47,22 @@ print("hello from", name, file=sys.stderr, flush=True)
 """
 LIVE = WRITE_EVENTS + "while True: time.sleep(60)"
 DIE = WRITE_EVENTS + "sys.exit(7)"
+CHATTER = (
+    WRITE_EVENTS
+    + """
+while not os.path.exists(folder + "/ending"):
+    time.sleep(0.02)
+print("x" * 1_000_000, file=sys.stderr, flush=True)
+note("written")
+while True: time.sleep(60)
+"""
+)
+WAIT_FOR_CHATTER = """
+(folder / "ending").touch()
+deadline = time.monotonic() + 10
+while "written" not in (folder / "events").read_text() and time.monotonic() < deadline:
+    time.sleep(0.02)
+"""
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -55,10 +71,10 @@ Start = Callable[..., subprocess.Popen[str]]
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
-    def run(child: str, *names: str) -> subprocess.Popen[str]:
+    def run(child: str, *names: str, on_stop: str = "print('ending')") -> subprocess.Popen[str]:
         script = tmp_path / "child.py"
         script.write_text(child)
-        command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), str(script), *names]
+        command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), str(script), on_stop, *names]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         started.append(process)
         return process
@@ -143,6 +159,17 @@ def test_keeps_what_children_write_in_files(start: Start, tmp_path: Path) -> Non
     output, _ = process.communicate(timeout=20)
 
     assert "hello" not in output
+
+
+def test_reads_what_children_write_until_they_are_stopped(start: Start, tmp_path: Path) -> None:
+    process = start(CHATTER, "one", on_stop=WAIT_FOR_CHATTER)
+    wait_for(lambda: len(events(tmp_path)) == 1)
+
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+
+    assert output.splitlines()[-1] == "True"
+    assert [event for event, _, _ in events(tmp_path)] == ["start", "written", "stop"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
