@@ -13,7 +13,7 @@ from typing import Final
 import grpc
 import structlog
 
-from servicekit import clients, migrations, tls
+from servicekit import clients, schema, tls
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.egress import EgressClient
@@ -224,7 +224,7 @@ class DeliveryService:
             retention=timedelta(days=settings.retention_days),
         )
 
-        self._schema = migrations.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
+        self._schema = schema.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
         self._report = ReportStatus(
             backlog=backlog,
             carriers=self._monitor,
@@ -290,8 +290,8 @@ class DeliveryService:
 
     async def problems(self) -> Sequence[str]:
         """Return what keeps messages from being taken or sent. Raises UnavailableError."""
-        schema = await self._schema.problem()
-        return [schema, *self._report.problems()] if schema else self._report.problems()
+        problem = await self._schema.problem()
+        return [problem, *self._report.problems()] if problem else self._report.problems()
 
     async def status(self) -> operations_service_pb2.ServiceStatus:
         """Return how the queues and the carriers are. Raises UnavailableError."""
@@ -333,7 +333,7 @@ async def build(settings: DeliverySettings, clock: Clock) -> DeliveryService:
     carriers = configured_carriers(settings, clock)
     database = Database.open(settings.database_url, name="textway-delivery")
     try:
-        await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
+        await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
     except BaseException:
         await database.close()
         raise
@@ -356,6 +356,8 @@ def configured_carriers(settings: DeliverySettings, clock: Clock) -> Carriers:
 
 async def migrate(settings: DeliverySettings) -> None:
     """Bring the schema to the newest step."""
+    from servicekit import migrations  # noqa: PLC0415  # a process that serves has no need of Alembic
+
     database = Database.open(settings.database_url, name="textway-delivery")
     try:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
@@ -367,7 +369,7 @@ async def hold_queue(settings: DeliverySettings, clock: Clock) -> int:
     """Hold everything that waits or is being sent as `unknown`; return how many. Delivery must be stopped."""
     database = Database.open(settings.database_url, name="textway-delivery")
     try:
-        await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
+        await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         return await hold_all_queued(database, clock.now())
     finally:
         await database.close()

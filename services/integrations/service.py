@@ -9,7 +9,7 @@ from typing import Final
 import grpc
 import structlog
 
-from servicekit import migrations
+from servicekit import schema
 from servicekit.clock import Clock, SystemClock
 from servicekit.database import Database
 from servicekit.egress_names import SystemNames, UrlGuard
@@ -80,7 +80,7 @@ class IntegrationsService:
         webhooks = SqlWebhookStore(database, key_ring)
         urls = UrlGuard(settings.egress_policy(settings.public_url), self._names)
         authenticator = Authenticator(tenants, self._bootstrap_key)
-        self._schema = migrations.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
+        self._schema = schema.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
         self._webhooks = webhooks
         self._tenants = ManageTenants(store=tenants, changes=self._changes, clock=clock)
         self._keys_servicer = KeysServicer(self._tenants)
@@ -113,8 +113,8 @@ class IntegrationsService:
 
     async def problems(self) -> Sequence[str]:
         """Return what keeps it from answering. Raises UnavailableError."""
-        schema = await self._schema.problem()
-        return [schema] if schema else []
+        problem = await self._schema.problem()
+        return [problem] if problem else []
 
     async def status(self) -> operations_service_pb2.ServiceStatus:
         """Return how many URLs are disabled. Raises UnavailableError."""
@@ -148,7 +148,7 @@ async def build(settings: IntegrationsSettings, clock: Clock) -> IntegrationsSer
     """Return the service; raise SettingsError when migrations are pending or the key ring does not fit the database."""
     database = Database.open(settings.database_url, name="textway-integrations")
     try:
-        await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
+        await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = await _open_key_ring(database, settings)
     except BaseException:
         await database.close()
@@ -161,6 +161,8 @@ async def migrate(settings: IntegrationsSettings) -> None:
 
     Raises SettingsError when the key ring does not fit the database.
     """
+    from servicekit import migrations  # noqa: PLC0415  # a process that serves has no need of Alembic
+
     database = Database.open(settings.database_url, name="textway-integrations")
     try:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
@@ -178,7 +180,7 @@ async def rotate_key_ring(settings: IntegrationsSettings) -> int:
     """
     database = Database.open(settings.database_url, name="textway-integrations")
     try:
-        await migrations.require_usable(database, MIGRATIONS, VERSION_TABLE)
+        await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = (await _open_key_ring(database, settings)).with_new_key()
         running = 0 if database.is_exclusive else await count_running(SqlNodeStore(database, key_ring), SystemClock())
         if running:

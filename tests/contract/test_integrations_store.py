@@ -16,7 +16,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
-from servicekit import migrations
+from servicekit import migrations, schema
 from servicekit.clock import to_milliseconds
 from servicekit.database import Database
 from servicekit.errors import AlreadyExistsError, ConflictError, IdempotencyMismatchError, NotFoundError
@@ -154,7 +154,7 @@ async def test_the_migrated_schema_is_that_of_the_tables(stores):
 async def test_migrating_twice_changes_nothing(stores, tenant):
     await migrations.migrate(stores.database, MIGRATIONS, VERSION_TABLE)
 
-    await migrations.require_usable(stores.database, MIGRATIONS, VERSION_TABLE)
+    await schema.require_usable(stores.database, MIGRATIONS, VERSION_TABLE)
     assert await stores.tenants.list_tenants() == [tenant]
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from servicekit import migrations, postgres
+from servicekit import migrations, postgres, schema
 from servicekit.database import Database
 from servicekit.errors import UnavailableError
 from servicekit.settings import SettingsError
@@ -299,7 +299,7 @@ async def test_migrating_from_two_processes_at_once_is_done_once(postgres_databa
     await asyncio.gather(*(migrations.migrate(each, delivery.MIGRATIONS, delivery.VERSION_TABLE) for each in databases))
 
     for each in databases:
-        await migrations.require_usable(each, delivery.MIGRATIONS, delivery.VERSION_TABLE)
+        await schema.require_usable(each, delivery.MIGRATIONS, delivery.VERSION_TABLE)
         await each.close()
 
 
@@ -307,7 +307,7 @@ async def test_refuses_to_start_while_steps_are_pending(postgres_database):
     database = Database.open(postgres_database)
 
     with pytest.raises(SettingsError, match="run `textway migrate`"):
-        await migrations.require_usable(database, delivery.MIGRATIONS, delivery.VERSION_TABLE)
+        await schema.require_usable(database, delivery.MIGRATIONS, delivery.VERSION_TABLE)
 
     await database.close()
 
@@ -318,7 +318,7 @@ async def test_a_service_that_starts_during_an_outage_waits_for_its_end(stoppabl
     await migrations.migrate(database, delivery.MIGRATIONS, delivery.VERSION_TABLE)
     server.stop()
 
-    starting = asyncio.create_task(migrations.require_usable(database, delivery.MIGRATIONS, delivery.VERSION_TABLE))
+    starting = asyncio.create_task(schema.require_usable(database, delivery.MIGRATIONS, delivery.VERSION_TABLE))
     await asyncio.sleep(0.3)
     assert not starting.done()
     server.start()

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from servicekit import migrations
+from servicekit import migrations, schema
 from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.errors import UnavailableError
@@ -383,12 +383,12 @@ async def indexes(database: Database) -> set[str]:
 
 async def test_refuses_to_start_before_the_schema_is_current_and_not_after(database, folder):
     with pytest.raises(SettingsError, match="is at None, not 0001: run `textway migrate`"):
-        await migrations.require_usable(database, folder, VERSION_TABLE)
+        await schema.require_usable(database, folder, VERSION_TABLE)
 
     await migrations.migrate(database, folder, VERSION_TABLE)
     await migrations.migrate(database, folder, VERSION_TABLE)
 
-    await migrations.require_usable(database, folder, VERSION_TABLE)
+    await schema.require_usable(database, folder, VERSION_TABLE)
     assert {"first", VERSION_TABLE} <= await tables(database)
 
 
@@ -397,7 +397,7 @@ async def test_refuses_to_start_while_a_step_of_its_release_is_pending(database,
     add_step(folder, "0002", "0001", "CREATE TABLE second (id INTEGER)")
 
     with pytest.raises(SettingsError, match="is at 0001, not 0002"):
-        await migrations.require_usable(database, folder, VERSION_TABLE)
+        await schema.require_usable(database, folder, VERSION_TABLE)
 
 
 async def migrate_by_a_newer_release(database: Database, folder: Path, *, usable_from: str | None) -> None:
@@ -411,7 +411,7 @@ async def migrate_by_a_newer_release(database: Database, folder: Path, *, usable
 async def test_starts_on_the_schema_of_a_newer_release_that_only_added(database, folder):
     await migrate_by_a_newer_release(database, folder, usable_from=None)
 
-    await migrations.require_usable(database, folder, VERSION_TABLE)
+    await schema.require_usable(database, folder, VERSION_TABLE)
     await migrations.migrate(database, folder, VERSION_TABLE)
 
     assert "third" in await tables(database)
@@ -420,13 +420,13 @@ async def test_starts_on_the_schema_of_a_newer_release_that_only_added(database,
 async def test_starts_on_the_schema_of_a_newer_release_that_took_away_what_it_no_longer_uses(database, folder):
     await migrate_by_a_newer_release(database, folder, usable_from="0001")
 
-    await migrations.require_usable(database, folder, VERSION_TABLE)
+    await schema.require_usable(database, folder, VERSION_TABLE)
 
 
 async def test_refuses_the_schema_of_a_newer_release_that_took_something_away(database, folder):
     await migrate_by_a_newer_release(database, folder, usable_from="0002")
 
-    for start in (migrations.require_usable, migrations.migrate):
+    for start in (schema.require_usable, migrations.migrate):
         with pytest.raises(SettingsError, match=r"is at 0003, .*: only one that knows 0002. Start the newer release"):
             await start(database, folder, VERSION_TABLE)
 
@@ -437,7 +437,7 @@ async def test_refuses_the_schema_of_a_newer_release_that_says_nothing(database,
         await connection.execute(text(f"DROP TABLE {VERSION_TABLE}_floor"))
 
     with pytest.raises(SettingsError, match="only one that knows 0003"):
-        await migrations.require_usable(database, folder, VERSION_TABLE)
+        await schema.require_usable(database, folder, VERSION_TABLE)
 
 
 async def test_builds_the_indexes_that_steps_want_later_and_makes_up_for_those_that_are_missing(database, folder):
