@@ -67,9 +67,9 @@ def supervise(
 
     They inherit this process's environment, and on Linux they are told to stop when this process is killed. What each
     writes goes to `<name>.log` (standard error) and `<name>.out.log`. `report` gets a sentence for each event that a
-    person should know of; `on_start` is called once, when supervision has begun. `on_stop` is called once, in a thread of
-    its own, and the first child is stopped when it has returned: until then the children work on, and what they write is
-    read. Call it in the main thread.
+    person should know of; `on_start` is called once, when supervision has begun. `on_stop` is called once, in a thread
+    of its own, and the first child is stopped when it has returned: until then the children work on, and what they
+    write is read. Call it in the main thread.
     """
     options = _Options()
     options.realize(["-c", str(_write_configuration(children, folders))], doc=__doc__)
