@@ -18,9 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from services.delivery.carriers.base import Callback
 from services.delivery.carriers.http.places import members_of
 
@@ -157,6 +154,10 @@ class Ed25519Signature:
     signed: str = "{timestamp}|{body}"
     tolerance_seconds: int = TOLERANCE_SECONDS
 
+    def __post_init__(self) -> None:
+        """Load the library now, and not with the first callback."""
+        _ed25519_verifies(b"", b"", b"")
+
     def proves(self, callback: Callback) -> bool:
         """Check the signature and that the timestamp is fresh."""
         timestamp = callback.headers.get(self.timestamp_header.lower(), "")
@@ -164,13 +165,19 @@ class Ed25519Signature:
         key = _from_base64(self.public_key)
         if len(key) != 32 or len(signature) != 64 or not _is_fresh(timestamp, callback, self.tolerance_seconds):  # noqa: PLR2004  # RFC 8032, 5.1
             return False
-        try:
-            Ed25519PublicKey.from_public_bytes(key).verify(
-                signature, _signed(self.signed, callback, {"timestamp": timestamp})
-            )
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return _ed25519_verifies(key, signature, _signed(self.signed, callback, {"timestamp": timestamp}))
+
+
+def _ed25519_verifies(key: bytes, signature: bytes, signed: bytes) -> bool:
+    # Only one scheme needs the library, of 7 MiB.
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, signed)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
