@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from servicekit import egress
+from servicekit import egress_exchange
 from servicekit.clock import SystemClock
 from servicekit.egress import EgressClient, Limits, Problem
 from servicekit.egress_urls import EgressPolicy
@@ -223,7 +223,7 @@ async def test_dials_no_address_that_was_not_checked_even_if_the_library_asks_fo
     async def elsewhere(self, host, port=0, family=socket.AF_INET):
         return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": family, "proto": 0, "flags": 0}]
 
-    monkeypatch.setattr(egress._CheckedAddresses, "resolve", elsewhere)
+    monkeypatch.setattr(egress_exchange._CheckedAddresses, "resolve", elsewhere)
 
     exchange = await post(calling(), f"http://receiver.example:{canaries[0].port}/")
 
