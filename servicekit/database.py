@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from servicekit import postgres, sqlite
+from servicekit import sqlite
 from servicekit.connection import Connection
 from servicekit.errors import UnavailableError
 from servicekit.metrics import DatabaseMeter, Pool, watch_pools
@@ -93,6 +93,9 @@ class Database:
             case "sqlite":
                 return cls(sqlite.open_engine(parsed), name)
             case "postgresql":
+                # Its driver and SQLAlchemy's asyncio are of no use beside SQLite.
+                from servicekit import postgres  # noqa: PLC0415
+
                 return cls(postgres.open_engine(parsed, name), name)
             case other:
                 raise SettingsError(f"database URL: only sqlite and postgresql are supported, not {other}")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from servicekit import lean_imports as _lean_imports  # noqa: F401  # before all that it is to keep out
 from servicekit import logs, tracing
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError

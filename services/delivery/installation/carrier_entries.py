@@ -15,7 +15,6 @@ from services.delivery.carriers.http.carrier import HttpCarrier
 from services.delivery.carriers.http.definition import Installation, load_definition, shipped
 from services.delivery.carriers.http.model import Definition
 from services.delivery.carriers.simulator import Simulator
-from services.delivery.carriers.smpp.carrier import SmppCarrier
 from services.delivery.installation.carrier_settings import Surroundings, definition_settings, smpp_link
 from services.delivery.installation.file_items import Item, nearest
 from services.delivery.installation.route_entries import read_country, read_sender
@@ -111,6 +110,8 @@ def _simulator(name: str, sender: str, item: Item, rules: CarrierRules, surround
 
 
 def _smpp(name: str, sender: str, item: Item, rules: CarrierRules, surroundings: Surroundings) -> CarrierEntry:
+    from services.delivery.carriers.smpp.carrier import SmppCarrier  # noqa: PLC0415  # its codec is for who has one
+
     link = smpp_link(name, sender, item, surroundings)
     if link is None:
         return CarrierEntry(carrier=None, rules=rules)

@@ -1,0 +1,38 @@
+"""What a process must not import: each library is megabytes in every process, from its start to its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Alembic is for `migrate`; asyncpg for PostgreSQL; cryptography for certificates and sealed secrets; aiohttp for the
+# first webhook; smpp34 for an SMPP carrier; rich and pygments for nobody.
+UNUSED = {
+    "integrations": {"alembic", "mako", "asyncpg", "aiohttp", "smpp34", "rich", "pygments"},
+    "ingress": {"alembic", "mako", "asyncpg", "aiohttp", "smpp34", "rich", "pygments", "cryptography", "sqlalchemy"},
+    "delivery": {"alembic", "mako", "asyncpg", "aiohttp", "smpp34", "rich", "pygments", "cryptography"},
+}
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_a_service_on_sqlite_imports_nothing_that_it_does_not_need(tmp_path, name):
+    program = (
+        "import asyncio, os, sys\n"
+        "from services.__main__ import PARTS\n"
+        "from servicekit import server\n"
+        "from servicekit.clock import SystemClock\n"
+        "if os.environ.get('MIGRATE'):\n"
+        f"    asyncio.run(PARTS[{name!r}].migrate())\n"
+        "else:\n"
+        f"    asyncio.run(PARTS[{name!r}].build(SystemClock()))\n"
+        "    print(*{each.partition('.')[0] for each, module in sys.modules.items() if module is not None})\n"
+    )
+    environment = {"TEXTWAY_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, env={**environment, "MIGRATE": "1"}, check=True, timeout=60)
+
+    done = subprocess.run(command, env=environment, check=True, timeout=60, capture_output=True, text=True)
+
+    assert set(done.stdout.split()) & UNUSED[name] == set()
