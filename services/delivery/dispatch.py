@@ -39,7 +39,7 @@ CARRIER_CALL_SECONDS: Final = 20.0
 LEASE_SECONDS: Final = 30.0
 OUTCOMES_IN_COMMIT: Final = 200
 # So far apart do outcomes go to the disk, those of a moment together; a crash makes those that wait unknown.
-OUTCOMES_SPACING_SECONDS: Final = 0.005
+OUTCOMES_SPACING_SECONDS: Final = 0.02
 FIRST_REPEAT_SECONDS: Final = 0.1
 OUTCOME_OF: Final[Mapping[type[SendResult], Outcome]] = {
     Taken: Outcome.TAKEN,

@@ -21,7 +21,7 @@ from services.delivery.housekeeping import Housekeeping
 POLL_SECONDS: Final = 0.25
 # A claim of few messages costs nearly as much as one of many, so that after one more may gather. After a quiet time
 # nothing waits.
-GATHER_SECONDS: Final = 0.01
+GATHER_SECONDS: Final = 0.02
 RENEW_SECONDS: Final = 10.0
 LOOK_UP_SECONDS: Final = 2.0
 REFRESH_SECONDS: Final = 0.5
@@ -128,12 +128,15 @@ class Worker:
             await self._wait_for_work()
         elif claimed < CLAIM_SIZE:
             await self._clock.sleep(GATHER_SECONDS)
+            # A read is cheaper than a claim, which takes the write lock.
+            if not self._wake.is_set() and not await self._is_due():
+                await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
         while not self._stopping:
             woken = await self._is_woken()
             self._turned_at = self._clock.monotonic()
-            # A read is cheaper than a claim, which takes the write lock; whoever wakes knows that there is something.
+            # Whoever wakes knows that there is something.
             if self._dispatcher.room > 0 and (woken or await self._is_due()):
                 return
 
