@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 from servicekit import tracing
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
+from servicekit.deadlines import Deadlines
 from servicekit.errors import UnavailableError
 from servicekit.logs import masked_number
 from services.delivery import metrics
@@ -77,6 +78,7 @@ class Dispatcher:
         self._lease_seconds = lease_seconds
         self._evidence_seconds = evidence_seconds
         self._in_flight: dict[asyncio.Task[None], StartedAttempt] = {}
+        self._call_deadlines = Deadlines(CARRIER_CALL_SECONDS)
         self._stopping = False
         self._leased_until = clock.now()  # when the first lease of what is in flight ends
         self._outcomes = Batcher(
@@ -257,10 +259,10 @@ class Dispatcher:
             text=attempt.message.text,
         )
         try:
-            async with asyncio.timeout(CARRIER_CALL_SECONDS):
+            with self._call_deadlines.begin():
                 return await carrier.send(message)
         except TimeoutError:
-            return Unknown(detail=f"no answer within {CARRIER_CALL_SECONDS:.0f} s")
+            return Unknown(detail=f"no answer within {self._call_deadlines.seconds:.0f} s")
         except asyncio.CancelledError:
             return Unknown(detail="the process stopped before the carrier answered")
         except Exception as error:  # a carrier's defect must not stop the others; its outcome is unknown
