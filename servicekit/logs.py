@@ -72,10 +72,18 @@ def _naming(service: str) -> structlog.typing.Processor:
 
 # Made once: with `json.dumps` every line would make one of its own.
 _ENCODE: Final = json.JSONEncoder(default=repr).encode
+_ENCODE_TEXT: Final = json.encoder.encode_basestring_ascii
 
 
 def _to_json(_logger: object, _method: str, line: structlog.typing.EventDict) -> str:
-    return _ENCODE(line)
+    return f"{{{', '.join([f'{_ENCODE_TEXT(name)}: {_encoded(value)}' for name, value in line.items()])}}}"
+
+
+def _encoded(value: object) -> str:
+    # An encoder takes longer to start than a line's texts and numbers do.
+    if type(value) is str:
+        return _ENCODE_TEXT(value)
+    return str(value) if type(value) is int else _ENCODE(value)
 
 
 def masked_number(number: str) -> str:
