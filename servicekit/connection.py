@@ -43,3 +43,13 @@ class Connection(Protocol):
         **named: Given.kwargs,
     ) -> Result:
         """Run a function over SQLAlchemy's own connection."""
+
+
+class DirectConnection(Connection, Protocol):
+    """One that can also leave SQLAlchemy out, which takes longer for a statement than SQLite does."""
+
+    async def rows(self, statement: str, values: tuple[Any, ...], /) -> Sequence[tuple[Any, ...]]:
+        """Run a text once and return its rows, as the driver gives them."""
+
+    async def each(self, statement: str, rows: Sequence[tuple[Any, ...]], /) -> None:
+        """Run a text once for each of the rows."""

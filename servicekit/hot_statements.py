@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     ARRAY,
@@ -20,7 +20,6 @@ from sqlalchemy import (
     Dialect,
     Executable,
     Insert,
-    Row,
     Table,
     TableValuedAlias,
     bindparam,
@@ -30,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
-from servicekit.connection import Connection
+from servicekit.connection import Connection, DirectConnection
 
 Values = tuple[Any, ...]
 Written = Callable[[str], Executable]  # by the engine's name, where engines need different words
@@ -46,16 +45,22 @@ class HotStatement:
 
     async def each(self, connection: Connection, rows: Sequence[Values]) -> None:
         """Run it once for each of the rows, in one call of the driver; nothing for none."""
-        if rows:
-            text, ordered = self._for(connection.dialect)
-            await connection.exec_driver_sql(text, [ordered(row) for row in rows])
+        if not rows:
+            return
+        text, ordered = self._for(connection.dialect)
+        ordered_rows = [ordered(row) for row in rows]
+        if connection.dialect.name == "sqlite":
+            await cast("DirectConnection", connection).each(text, ordered_rows)
+        else:
+            await connection.exec_driver_sql(text, ordered_rows)
 
-    async def rows(self, connection: Connection, *values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+    async def rows(self, connection: Connection, *values: Any) -> Sequence[Values]:
         """Run it once and return its rows; a list is one value (see `one_of`)."""
         text, ordered = self._for(connection.dialect)
         if connection.dialect.name == "sqlite":
             values = tuple(json.dumps(value) if isinstance(value, list) else value for value in values)
-        return (await connection.exec_driver_sql(text, ordered(values))).all()
+            return await cast("DirectConnection", connection).rows(text, ordered(values))
+        return cast("Sequence[Values]", (await connection.exec_driver_sql(text, ordered(values))).all())
 
     def _for(self, dialect: Dialect) -> tuple[str, Callable[[Values], Values]]:
         known = self._compiled.get(dialect.name)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -85,11 +86,11 @@ class SqliteEngine:
 
     def is_outage(self, error: Exception) -> bool:
         """See Engine."""
+        # The driver reports locks, full disks and I/O errors as operational errors; a wrong statement is one too, but
+        # that is found by the first test that runs it.
         if isinstance(error, DBAPIError):
-            # The driver reports locks, full disks and I/O errors as operational errors; a wrong statement is one too,
-            # but that is found by the first test that runs it.
-            return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
-        return isinstance(error, TimeoutError)
+            return error.connection_invalidated or isinstance(error.orig, sqlite3.OperationalError)
+        return isinstance(error, (sqlite3.OperationalError, TimeoutError))
 
     def pools(self) -> Mapping[str, Pool]:
         """See Engine."""
@@ -189,8 +190,4 @@ def _line(url: URL, pragmas: Mapping[str, str | int], *, begin: str) -> Line:
                 raise SettingsError(f"SQLite refuses PRAGMA {name}={value}: it stays {actual}")
         cursor.close()
 
-    @event.listens_for(engine, "begin")
-    def begin_transaction(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
-
-    return Line(engine, busy_timeout_ms=BUSY_TIMEOUT_MS)
+    return Line(engine, begin=begin, busy_timeout_ms=BUSY_TIMEOUT_MS)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 import sqlalchemy
@@ -41,11 +40,14 @@ class Line:
         },
     }
 
-    def __init__(self, engine: sqlalchemy.Engine, *, busy_timeout_ms: int) -> None:
+    def __init__(self, engine: sqlalchemy.Engine, *, begin: str, busy_timeout_ms: int) -> None:
+        """Take the statement that begins a transaction."""
         self._engine = engine
+        self._begin_statement = begin
         self._busy_timeout_ms = busy_timeout_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
-        self._connection: sqlalchemy.Connection | None = None
+        self._driver: sqlite3.Connection | None = None
+        self._connection: _SqliteConnection | None = None
 
     def run(self, work: Callable[[Connection], Awaitable[Result]], patience_seconds: float) -> asyncio.Future[Result]:
         """Run a whole transaction: commit when the work ends, roll back when it raises.
@@ -60,11 +62,11 @@ class Line:
 
     def commit(self) -> asyncio.Future[None]:
         """Commit, or roll back when that fails."""
-        return self._there(self._end, sqlalchemy.Connection.commit)
+        return self._there(self._commit)
 
     def roll_back(self) -> asyncio.Future[None]:
         """Undo what was begun, if anything was."""
-        return self._there(self._end, sqlalchemy.Connection.rollback)
+        return self._there(self._roll_back)
 
     async def close(self) -> None:
         """Close the connection and let the thread end."""
@@ -78,45 +80,74 @@ class Line:
         try:
             result = _to_the_end(work(self._begin(patience_seconds, _here)))
         except BaseException:
-            self._end(sqlalchemy.Connection.rollback)
+            self._roll_back()
             raise
-        self._end(sqlalchemy.Connection.commit)
+        self._commit()
         return result
 
     def _begin(self, patience_seconds: float, call: Here) -> Connection:
-        self._connection = self._engine.connect()
-        self._wait_at_most(self._connection, patience_seconds)
-        self._connection.begin()
-        return _SqliteConnection(self._connection, call)
+        driver = self._driver = self._driver or self._connected()
+        self._wait_at_most(driver, patience_seconds)
+        self._connection = _SqliteConnection(self._engine, driver, call)
+        driver.execute(self._begin_statement)
+        return self._connection
 
-    def _end(self, how: Callable[[sqlalchemy.Connection], None]) -> None:
+    def _connected(self) -> sqlite3.Connection:
+        with self._engine.connect() as connection:  # it stays with the pool, which holds this one and no other
+            return cast("sqlite3.Connection", connection.connection.driver_connection)
+
+    def _commit(self) -> None:
+        try:
+            if self._driver is not None:
+                self._driver.commit()
+        except BaseException:
+            self._roll_back()
+            raise
+        self._let_go()
+
+    def _roll_back(self) -> None:
+        try:
+            if self._driver is not None:
+                self._driver.rollback()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with connection:  # which rolls back what could not be committed
-                how(connection)
+            connection.close()
 
-    def _wait_at_most(self, connection: sqlalchemy.Connection, seconds: float) -> None:
+    def _wait_at_most(self, driver: sqlite3.Connection, seconds: float) -> None:
         """Let the file's lock be waited for until the caller's patience ends: part of it may be used up already."""
         milliseconds = max(0, round(seconds * 1000))
         if abs(self._busy_timeout_ms - milliseconds) >= NOTICEABLE_MS:
-            driver = cast("sqlite3.Connection", connection.connection.driver_connection)
             driver.execute(f"PRAGMA busy_timeout={milliseconds}")
             self._busy_timeout_ms = milliseconds
 
 
 class _SqliteConnection:
-    """A transaction's way to its line: there with each statement, or already there."""
+    """A transaction's way to its line: there with each statement, or already there.
 
-    def __init__(self, connection: sqlalchemy.Connection, call: Here) -> None:
-        self._connection = connection
+    What needs SQLAlchemy gets a connection of it, over the same one of the driver. What does not is spared the making
+    of that, which takes as long as a few statements.
+    """
+
+    def __init__(self, engine: sqlalchemy.Engine, driver: sqlite3.Connection, call: Here) -> None:
+        self._engine = engine
+        self._driver = driver
         self._call = call
+        self._wrapped: sqlalchemy.Connection | None = None
 
     @property
     def dialect(self) -> Dialect:
-        return self._connection.dialect
+        return self._engine.dialect
+
+    def close(self) -> None:
+        if self._wrapped is not None:
+            self._wrapped.close()
 
     async def execute(self, statement: Executable, parameters: Parameters = None, /) -> CursorResult[*tuple[Any, ...]]:
-        return cast("CursorResult[*tuple[Any, ...]]", await self._call(self._connection.execute, statement, parameters))
+        return cast("CursorResult[*tuple[Any, ...]]", await self._call(self._execute, statement, parameters))
 
     async def scalar(self, statement: Executable, parameters: Parameters = None, /) -> Any:
         return (await self.execute(statement, parameters)).scalar()
@@ -127,9 +158,13 @@ class _SqliteConnection:
     async def exec_driver_sql(
         self, statement: str, parameters: DriverParameters = None, /
     ) -> CursorResult[*tuple[Any, ...]]:
-        return cast(
-            "CursorResult[*tuple[Any, ...]]", await self._call(self._connection.exec_driver_sql, statement, parameters)
-        )
+        return cast("CursorResult[*tuple[Any, ...]]", await self._call(self._exec_driver_sql, statement, parameters))
+
+    async def rows(self, statement: str, values: tuple[Any, ...], /) -> Sequence[tuple[Any, ...]]:
+        return cast("Sequence[tuple[Any, ...]]", await self._call(self._rows, statement, values))
+
+    async def each(self, statement: str, rows: Sequence[tuple[Any, ...]], /) -> None:
+        await self._call(self._each, statement, rows)
 
     async def run_sync(
         self,
@@ -137,7 +172,27 @@ class _SqliteConnection:
         *given: Given.args,
         **named: Given.kwargs,
     ) -> Result:
-        return cast("Result", await self._call(partial(work, self._connection, *given, **named)))
+        return cast("Result", await self._call(lambda: work(self._whole(), *given, **named)))
+
+    def _whole(self) -> sqlalchemy.Connection:
+        if self._wrapped is None:
+            self._wrapped = self._engine.connect()
+            self._wrapped.begin()
+        return self._wrapped
+
+    def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[*tuple[Any, ...]]:
+        return self._whole().execute(statement, parameters)
+
+    def _exec_driver_sql(self, statement: str, parameters: DriverParameters) -> CursorResult[*tuple[Any, ...]]:
+        return self._whole().exec_driver_sql(statement, parameters)
+
+    # On plain cursors: all that is read is read here.
+
+    def _rows(self, statement: str, values: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
+        return sqlite3.Cursor(self._driver).execute(statement, values).fetchall()
+
+    def _each(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        sqlite3.Cursor(self._driver).executemany(statement, rows)
 
 
 async def _here(function: Callable[..., Any], *arguments: Any) -> Any:

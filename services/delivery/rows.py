@@ -227,19 +227,23 @@ def message(row: Sequence[Any]) -> Message:
     )
 
 
-def attempt(row: Row[Any]) -> Attempt:
-    """Return the attempt of a row."""
+def attempt(row: Sequence[Any]) -> Attempt:
+    """Return the attempt of a whole row."""
+    (
+        _, _, number, carrier, outcome, _, started_at_ms, finished_at_ms, detail, possible_duplicate, sender, why,
+        failure_reason, failure_code, _,
+    ) = row  # fmt: skip  # by place, as above
     return Attempt(
-        number=row.number,
-        carrier=row.carrier,
-        outcome=Outcome(row.outcome),
-        started_at=from_milliseconds(row.started_at_ms),
-        finished_at=None if row.finished_at_ms is None else from_milliseconds(row.finished_at_ms),
-        detail=row.detail,
-        possible_duplicate=bool(row.possible_duplicate),
-        sender=row.sender,
-        why=row.why,
-        failure=_failure(row.failure_reason, row.failure_code),
+        number=number,
+        carrier=carrier,
+        outcome=Outcome(outcome),
+        started_at=from_milliseconds(started_at_ms),
+        finished_at=None if finished_at_ms is None else from_milliseconds(finished_at_ms),
+        detail=detail,
+        possible_duplicate=bool(possible_duplicate),
+        sender=sender,
+        why=why,
+        failure=_failure(failure_reason, failure_code),
     )
 
 

@@ -102,7 +102,8 @@ async def due_messages(connection: Connection, shard: int, ids: list[str]) -> li
     attempts: dict[str, list[Attempt]] = {}
     if tried:
         for row in await _ATTEMPTS_OF.rows(connection, shard, tried):
-            attempts.setdefault(row.message_id, []).append(rows.attempt(row))
+            _, message_id, *_ = row
+            attempts.setdefault(message_id, []).append(rows.attempt(row))
     return [
         DueMessage(message=messages[message_id], attempts=tuple(attempts.get(message_id, ()))) for message_id in ids
     ]

@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.engine import Engine
+from sqlalchemy import text
 
 from servicekit import ids, migrations
 from servicekit.clock import to_milliseconds
@@ -31,6 +30,7 @@ from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import FinishedAttempt, StartedAttempt
 from tests.fakes.postgres import new_database
 from tests.kit.claims import ROUTE, claim
+from tests.kit.statements import watched
 
 FULL = os.environ.get("TEXTWAY_FULL_FAULTS") == "1"
 CLAIMERS = 8
@@ -245,14 +245,11 @@ def statements_of_a_claim():
     """The statements that are run meanwhile, each with the parameters of its first row."""
     seen: list[tuple[str, object]] = []
 
-    def keep(_connection, _cursor, statement, parameters, _context, executemany):
-        seen.append((statement, parameters[0] if executemany else parameters))
+    def keep(_connection, statement, parameters, many):
+        seen.append((statement, parameters[0] if many else parameters))
 
-    event.listen(Engine, "before_cursor_execute", keep)
-    try:
+    with watched(keep):
         yield seen
-    finally:
-        event.remove(Engine, "before_cursor_execute", keep)
 
 
 async def explain(database: Database, statements: list[tuple[str, object]]) -> list[tuple[str, dict]]:

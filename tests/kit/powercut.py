@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from servicekit.sqlite import _WRITER_PRAGMAS
+from tests.kit.statements import watched
 
 SECTOR_BYTES = 512
 DATABASE = "delivery.db"
@@ -193,25 +192,18 @@ def recorded() -> Iterator[list[list[Statement]]]:
     transactions: list[list[Statement]] = []
     begun: dict[object, list[Statement]] = {}
 
-    def execute(connection: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, many: bool) -> None:
+    def execute(connection: object, sql: str, parameters: Any, many: bool) -> None:
         if sql.startswith("BEGIN"):
             begun[connection] = []
         elif not sql.startswith("SELECT"):
-            # Rows that are inserted by one statement with many VALUES have their parameters in one tuple.
-            rows = many and isinstance(parameters, list)
-            begun[connection].append((sql, parameters, rows))
+            begun[connection].append((sql, parameters, many))
 
-    def commit(connection: Any) -> None:
+    def commit(connection: object) -> None:
         if statements := begun.pop(connection, []):
             transactions.append(statements)
 
-    event.listen(Engine, "before_cursor_execute", execute)
-    event.listen(Engine, "commit", commit)
-    try:
+    with watched(execute, commit):
         yield transactions
-    finally:
-        event.remove(Engine, "before_cursor_execute", execute)
-        event.remove(Engine, "commit", commit)
 
 
 def replay(workload: Workload, disk: Disk, *, synchronous: int) -> int:

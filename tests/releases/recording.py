@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Connection, MetaData, event, insert, select
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy import Connection, MetaData, insert, select
+from sqlalchemy.engine import make_url
 
 from servicekit import migrations
 from servicekit.database import Database
+from tests.kit.statements import watched
 
 FOLDER = Path(__file__).parent / "recorded"
 Statement = tuple[str, list[list[Any]]]
@@ -102,16 +103,13 @@ def recorded() -> Iterator[list[Statement]]:
     """Collect what is run on any engine meanwhile."""
     statements: list[Statement] = []
 
-    def collect(_connection, _cursor, statement, parameters, _context, _many) -> None:
+    def collect(_connection, statement, parameters, many) -> None:
         if not _NOT_THEIRS.match(statement):
-            runs = parameters if isinstance(parameters, list) else [parameters]
+            runs = parameters if many else [parameters]
             statements.append((statement, [list(each) for each in runs]))
 
-    event.listen(Engine, "before_cursor_execute", collect)
-    try:
+    with watched(collect):
         yield statements
-    finally:
-        event.remove(Engine, "before_cursor_execute", collect)
 
 
 async def play(url: str, statements: list[Statement]) -> list[int]:
