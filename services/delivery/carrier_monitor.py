@@ -39,8 +39,18 @@ log = structlog.get_logger(__name__)
 class CarrierMonitor:
     """Knows how every carrier is. What all processes share is read again by `refresh`, and written when it changes."""
 
-    def __init__(self, *, store: CarrierStore, carriers: Carriers, clock: Clock, in_flight: int) -> None:
+    def __init__(
+        self,
+        *,
+        store: CarrierStore,
+        carriers: Carriers,
+        clock: Clock,
+        in_flight: int,
+        on_back: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
+        self._on_back = on_back  # a carrier takes messages again
+
         self._carriers = carriers
         self._clock = clock
         names = [carrier.name for carrier in carriers]
@@ -83,9 +93,12 @@ class CarrierMonitor:
         """Remember that a carrier's next slot is a while away."""
         self._no_slot_before[name] = until - timedelta(microseconds=HORIZON_US / 2)
 
-    def next_slot(self, now: datetime) -> datetime | None:
-        """Return when the first carrier has slots again that has none now."""
-        return min((at for at in self._no_slot_before.values() if at > now), default=None)
+    def next_opening(self, now: datetime) -> datetime | None:
+        """Return when the first carrier is to be tried again that gets no messages now; None when there is none."""
+        shared = self._shared.values()
+        moments = [*self._no_slot_before.values(), *(each.paused_until for each in shared)]
+        moments += [each.open_until for each in shared if _is_open(each)]
+        return min((at for at in moments if at is not None and at > now), default=None)
 
     async def slot_again(self, wish: Wish) -> datetime:
         """Return the next slot for a message that has missed its own. Raises UnavailableError."""
@@ -237,6 +250,7 @@ class CarrierMonitor:
             name, lambda shared: replace(shared, breaker=Breaker.CLOSED, open_until=None, times_opened=0)
         )
         self._health[name].judge_afresh(now)
+        self._on_back()
         log.info("carrier is back", carrier=name)
 
     async def _change(self, name: str, change: Callable[[CarrierCondition], CarrierCondition]) -> CarrierCondition:

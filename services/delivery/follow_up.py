@@ -49,7 +49,18 @@ class TakesReplies(Protocol):
 class FollowUp:
     """Takes in receipts by group commit, and hands on replies one by one."""
 
-    def __init__(self, *, store: MessageStore, carriers: Carriers, clock: Clock, replies: TakesReplies) -> None:
+    def __init__(
+        self,
+        *,
+        store: MessageStore,
+        carriers: Carriers,
+        clock: Clock,
+        replies: TakesReplies,
+        is_alone: bool = False,
+    ) -> None:
+        """Take the parts; `is_alone` says that no other process can use the database."""
+        self._is_alone = is_alone
+        self._young_until = clock.now()  # until when a young receipt may be parked
         self._store = store
         self._replies = replies
         self._carriers = carriers
@@ -72,6 +83,8 @@ class FollowUp:
             received_at=self._clock.now(),
         )
         result = await self._receipts.submit(told)
+        if result is ReceiptResult.PARKED:
+            self._young_until = self._clock.now() + SETTLED_SOON
         metrics.receipts(carrier, result.value).inc()
         # The line that a message has is that of its attempt; what goes well afterwards is for whoever looks closer.
         level = logging.DEBUG if result is ReceiptResult.APPLIED else logging.INFO
@@ -95,12 +108,19 @@ class FollowUp:
     async def settle_parked(self) -> int:
         """Apply receipts that came before their message was known; return how many are parked no more.
 
-        Most sweeps look at young ones only, so that ids which never become known cost next to nothing.
+        Most sweeps look at young ones only, so that ids which never become known cost next to nothing; and where nobody
+        else can park one, they look only while there may be some.
         """
         is_full = self._sweeps % SWEEPS_UNTIL_FULL == 0
         self._sweeps += 1
-        since = self._clock.now() - (PARKED_FOR if is_full else SETTLED_SOON)
-        settled = await self._store.settle_parked(SETTLED_AT_ONCE, since=since)
+        now = self._clock.now()
+        if self._is_alone and not is_full and now >= self._young_until:
+            return 0
+        settled = await self._store.settle_parked(
+            SETTLED_AT_ONCE, since=now - (PARKED_FOR if is_full else SETTLED_SOON)
+        )
+        if self._is_alone and is_full and await self._store.has_parked(since=now - SETTLED_SOON):
+            self._young_until = now + SETTLED_SOON
         if settled:
             log.info("parked receipts settled", receipts=settled)
         return settled

@@ -139,9 +139,14 @@ class DeliveryService:
             carriers=carriers,
             clock=clock,
             replies=self._take_reply,
+            is_alone=database.is_exclusive,
         )
         self._monitor = CarrierMonitor(
-            store=SqlCarrierStore(database), carriers=carriers, clock=clock, in_flight=settings.delivery_in_flight
+            store=SqlCarrierStore(database),
+            carriers=carriers,
+            clock=clock,
+            in_flight=settings.delivery_in_flight,
+            on_back=lambda: self._worker.wake(),  # noqa: PLW0108  # the worker does not exist yet
         )
         self._dispatcher = Dispatcher(
             store=self._store,
@@ -170,6 +175,7 @@ class DeliveryService:
             random=random.random,
             shards=range(settings.delivery_shards),
             renew_seconds=settings.lease_seconds / 3,
+            is_alone=database.is_exclusive,
         )
         backlog = SqlBacklog(
             database, shards=range(settings.delivery_shards), routes=[route.name for route in carriers.routes]
@@ -222,6 +228,7 @@ class DeliveryService:
             clock=clock,
             random=random.random,
             retention=timedelta(days=settings.retention_days),
+            is_alone=database.is_exclusive,
         )
 
         self._schema = schema.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)

@@ -32,8 +32,11 @@ class SqlCarrierStore:
 
     async def states(self) -> dict[str, CarrierCondition]:
         """Read all rows: there are as many as carriers."""
-        async with self._database.read() as connection:
+
+        async def work(connection: Connection) -> dict[str, CarrierCondition]:
             return {row.name: _condition(row) for row in await connection.execute(select(CARRIERS))}
+
+        return await self._database.run_read(work)
 
     async def change(self, name: str, change: Callable[[CarrierCondition], CarrierCondition]) -> CarrierCondition:
         """Make the row if there is none, lock it, and write what becomes of it."""

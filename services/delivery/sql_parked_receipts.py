@@ -43,6 +43,12 @@ async def park(connection: Connection, receipts: Sequence[Receipt]) -> None:
         await connection.execute(insert_ignoring(connection, PARKED_RECEIPTS), parked)
 
 
+async def any_since(connection: Connection, since_ms: int) -> bool:
+    """Tell whether a receipt is parked that came since a time."""
+    young = select(PARKED_RECEIPTS.c.carrier).where(PARKED_RECEIPTS.c.received_at_ms >= since_ms)
+    return await connection.scalar(young.limit(1)) is not None
+
+
 async def due(connection: Connection, since_ms: int, limit: int) -> list[Receipt]:
     """Return parked receipts that may be applied now, oldest first.
 

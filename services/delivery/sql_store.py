@@ -265,6 +265,11 @@ class SqlMessageStore:
         self._on_moved(moved)
         return results
 
+    async def has_parked(self, *, since: datetime) -> bool:
+        """Read one row of the index by age."""
+        since_ms = to_milliseconds(since)
+        return await self._database.run_read(lambda connection: sql_parked_receipts.any_since(connection, since_ms))
+
     async def settle_parked(self, limit: int, *, since: datetime) -> int:
         """Read what may be applied, and apply it like any other receipt."""
         since_ms = to_milliseconds(since)
@@ -293,17 +298,19 @@ class SqlMessageStore:
         self, carrier: str, *, unchanged_since: datetime, after: Message | None, limit: int
     ) -> list[Message]:
         """Read one page."""
-        async with self._database.read() as connection:
-            before_ms = to_milliseconds(unchanged_since)
-            return await sql_overdue.in_doubt(connection, carrier, before_ms, after, limit)
+        before_ms = to_milliseconds(unchanged_since)
+        return await self._database.run_read(
+            lambda connection: sql_overdue.in_doubt(connection, carrier, before_ms, after, limit)
+        )
 
     async def awaiting_receipt(
         self, carrier: str, *, sent_before: datetime, after: Message | None, limit: int
     ) -> list[Message]:
         """Read one page."""
-        async with self._database.read() as connection:
-            before_ms = to_milliseconds(sent_before)
-            return await sql_overdue.awaiting_receipt(connection, carrier, before_ms, after, limit)
+        before_ms = to_milliseconds(sent_before)
+        return await self._database.run_read(
+            lambda connection: sql_overdue.awaiting_receipt(connection, carrier, before_ms, after, limit)
+        )
 
     async def get(self, tenant_id: str, message_id: str) -> Message | None:
         """Read one row by its whole key and its owner."""

@@ -259,6 +259,9 @@ class MessageStore(Protocol):
         has, by its word, leaves the due-queue.
         """
 
+    async def has_parked(self, *, since: datetime) -> bool:
+        """Return whether a receipt is parked that came since a time."""
+
     async def settle_parked(self, limit: int, *, since: datetime) -> int:
         """Apply at most `limit` parked receipts that came since a time and whose message is known by now.
 

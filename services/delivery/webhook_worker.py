@@ -15,6 +15,9 @@ from servicekit.errors import UnavailableError
 from services.delivery.deliver_webhooks import LEASE_SECONDS, DeliverWebhooks
 
 POLL_SECONDS: Final = 0.25
+# Where nobody else can store a delivery, as in `worker`.
+ALONE_POLL_SECONDS: Final = 5.0
+LEAST_WAIT_SECONDS: Final = 0.001
 CLEAN_SECONDS: Final = 60.0
 OUTAGE_SECONDS: Final = 1.0
 # An outage of the database holds a loop up for a few seconds a turn.
@@ -49,13 +52,16 @@ class WebhookWorker:
         random: Callable[[], float],
         retention: timedelta,
         renew_seconds: float = LEASE_SECONDS / 3,
+        is_alone: bool = False,
     ) -> None:
+        """Take the parts; `is_alone` says that no other process can use the database."""
         self._store = store
         self._delivering = delivering
         self._clock = clock
         self._random = random
         self._retention = retention
         self._renew_seconds = renew_seconds
+        self._is_alone = is_alone
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -113,19 +119,28 @@ class WebhookWorker:
             await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
+        seconds = self._poll_seconds(POLL_SECONDS)
         while not self._stopping:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS * (0.5 + self._random())):
+                async with asyncio.timeout(seconds):
                     await self._wake.wait()
             self._wake.clear()
+            now = self._clock.now()
             self._turned_at = self._clock.monotonic()
-            if self._delivering.room > 0 and await self._is_due():
+            seconds = self._poll_seconds(POLL_SECONDS)
+            if self._delivering.room <= 0:
+                continue
+            # A read is cheaper than a claim, which takes the write lock.
+            due = await self._store.next_due()
+            if due is not None and due <= now:
                 return
+            if self._is_alone:
+                seconds = self._poll_seconds(ALONE_POLL_SECONDS)
+                if due is not None:
+                    seconds = min(seconds, max((due - now).total_seconds(), LEAST_WAIT_SECONDS))
 
-    async def _is_due(self) -> bool:
-        # A read is cheaper than a claim, which takes the write lock.
-        due = await self._store.next_due()
-        return due is not None and due <= self._clock.now()
+    def _poll_seconds(self, seconds: float) -> float:
+        return seconds * (0.5 + self._random())
 
     async def _clean(self) -> None:
         before = self._clock.now() - self._retention

@@ -19,12 +19,17 @@ from services.delivery.follow_up import FollowUp
 from services.delivery.housekeeping import Housekeeping
 
 POLL_SECONDS: Final = 0.25
+# Where nobody else can store a message, whoever stores one wakes, and all else has its time. Should a defect forget one
+# of the two, a message waits for no longer than this.
+ALONE_POLL_SECONDS: Final = 5.0
+LEAST_WAIT_SECONDS: Final = 0.001
 # A claim of few messages costs nearly as much as one of many, so that after one more may gather. After a quiet time
 # nothing waits.
 GATHER_SECONDS: Final = 0.02
 RENEW_SECONDS: Final = 10.0
 LOOK_UP_SECONDS: Final = 2.0
 REFRESH_SECONDS: Final = 0.5
+ALONE_REFRESH_SECONDS: Final = 5.0
 SETTLE_SECONDS: Final = 0.5
 CLEAN_SECONDS: Final = 60.0
 OUTAGE_SECONDS: Final = 1.0
@@ -56,7 +61,9 @@ class Worker:
         random: Callable[[], float],
         shards: Sequence[int],
         renew_seconds: float = RENEW_SECONDS,
+        is_alone: bool = False,
     ) -> None:
+        """Take the parts; `is_alone` says that no other process can use the database."""
         self._store = store
         self._dispatcher = dispatcher
         self._monitor = monitor
@@ -66,6 +73,7 @@ class Worker:
         self._random = random
         self._shards = shards
         self._renew_seconds = renew_seconds
+        self._is_alone = is_alone
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -77,10 +85,11 @@ class Worker:
 
     async def start(self) -> None:
         """Begin the loops."""
+        refresh_seconds = ALONE_REFRESH_SECONDS if self._is_alone else REFRESH_SECONDS
         self._loops = [
             asyncio.create_task(self._forever(self._send_due)),
             asyncio.create_task(self._forever(self._every(self._renew_seconds, self._dispatcher.renew_leases))),
-            asyncio.create_task(self._forever(self._every(REFRESH_SECONDS, self._monitor.refresh))),
+            asyncio.create_task(self._forever(self._every(refresh_seconds, self._monitor.refresh))),
             asyncio.create_task(self._forever(self._every(LOOK_UP_SECONDS, self._follow_up.look_up_missing))),
             asyncio.create_task(self._forever(self._every(SETTLE_SECONDS, self._follow_up.settle_parked))),
             asyncio.create_task(self._forever(self._every(CLEAN_SECONDS, self._housekeeping.clean))),
@@ -133,36 +142,45 @@ class Worker:
                 await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
+        seconds = self._seconds_to_wait(POLL_SECONDS, None)
         while not self._stopping:
-            woken = await self._is_woken()
+            woken = await self._is_woken(seconds)
+            now = self._clock.now()
             self._turned_at = self._clock.monotonic()
+            seconds = self._seconds_to_wait(POLL_SECONDS, None)
+            if self._dispatcher.room <= 0:
+                continue
             # Whoever wakes knows that there is something.
-            if self._dispatcher.room > 0 and (woken or await self._is_due()):
+            due = None if woken else await self._next_due()
+            if woken or (due is not None and due <= now):
                 return
+            if self._is_alone:
+                seconds = self._seconds_to_wait(ALONE_POLL_SECONDS, due)
 
-    async def _is_woken(self) -> bool:
+    async def _is_woken(self, seconds: float) -> bool:
         """Wait for a wake-up, or for the time of the next look."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_seconds()):
+            async with asyncio.timeout(seconds):
                 await self._wake.wait()
         woken = self._wake.is_set()
         self._wake.clear()
         return woken
 
-    def _poll_seconds(self) -> float:
-        poll = POLL_SECONDS * (0.5 + self._random())
+    def _seconds_to_wait(self, poll: float, due: datetime | None) -> float:
         now = self._clock.now()
-        next_slot = self._monitor.next_slot(now)
-        return poll if next_slot is None else min(poll, (next_slot - now).total_seconds())
+        moments = [moment for moment in (due, self._monitor.next_opening(now)) if moment is not None]
+        # What is due is so to the millisecond, and a sleeper may be early by one.
+        waits = [max((moment - now).total_seconds(), LEAST_WAIT_SECONDS) for moment in moments]
+        return min([poll * (0.5 + self._random()), *waits])
 
     async def _is_due(self) -> bool:
-        now = self._clock.now()
+        due = await self._next_due()
+        return due is not None and due <= self._clock.now()
+
+    async def _next_due(self) -> datetime | None:
         routes = self._dispatcher.open_routes
-        for shard in self._shards:
-            due = await self._store.next_due(shard, routes)
-            if due is not None and due <= now:
-                return True
-        return False
+        found = [await self._store.next_due(shard, routes) for shard in self._shards]
+        return min((due for due in found if due is not None), default=None)
 
     def _every(self, seconds: float, work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
         async def once() -> None:

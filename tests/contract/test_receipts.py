@@ -224,9 +224,12 @@ class TestParts:
         early = by_id("p-2", message_id=message.id)
 
         assert await store.apply_receipts([early]) == [PARKED]
+        assert await store.has_parked(since=NOW)
+        assert not await store.has_parked(since=NOW + timedelta(days=1))
         assert await store.settle_parked(10, since=NOW) == 0
         await store.finish([finished(attempt, carrier_message_id="p-1", part_ids=("p-1", "p-2"))])
         assert await store.settle_parked(10, since=NOW) == 1
+        assert not await store.has_parked(since=NOW)
 
         assert await status(store, message.id) is Status.SENT
         await store.apply_receipts([by_id("p-1")])

@@ -30,6 +30,7 @@ class FakeStore:
         self.sent: list[Message] = []
         self.doubtful: list[Message] = []
         self.settled_since = []
+        self.has_young = False
 
     async def apply_receipts(self, receipts):
         await asyncio.sleep(0)
@@ -43,6 +44,9 @@ class FakeStore:
 
     async def awaiting_receipt(self, carrier, *, sent_before, after, limit):
         return _page(self.sent, carrier, after, limit)
+
+    async def has_parked(self, *, since):
+        return self.has_young
 
     async def settle_parked(self, limit, *, since):
         self.settled_since.append(since)
@@ -220,3 +224,33 @@ async def test_sweeps_what_is_young_and_now_and_then_everything(following, store
     assert set(settled) == {3}
     assert ages[0] == ages[-1] == PARKED_FOR
     assert set(ages[1:-1]) == {timedelta(minutes=2)}
+
+
+@pytest.fixture
+def alone(store, carrier, clock) -> FollowUp:
+    """Takes in receipts where no other process can."""
+    return FollowUp(store=store, carriers=Carriers(carrier), clock=clock, replies=None, is_alone=True)
+
+
+async def test_sweeps_only_now_and_then_where_nobody_else_can_park_a_receipt(alone, store):
+    for _ in range(follow_up.SWEEPS_UNTIL_FULL + 1):
+        await alone.settle_parked()
+
+    assert len(store.settled_since) == 2
+
+
+@pytest.mark.parametrize("before", ["the start", "the sweep"])
+async def test_sweeps_while_a_young_receipt_may_be_parked(alone, store, clock, before):
+    store.has_young = before == "the start"
+    await alone.settle_parked()
+    if before == "the sweep":
+        store.result = ReceiptResult.PARKED
+        await alone.receipt("main", told())
+
+    clock.advance(follow_up.SETTLED_SOON.total_seconds() - 1)
+    await alone.settle_parked()
+    while_young = len(store.settled_since)
+    clock.advance(2)
+    await alone.settle_parked()
+
+    assert while_young == len(store.settled_since) == 2
