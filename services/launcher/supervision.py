@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from configparser import RawConfigParser
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from supervisor import events
 from supervisor.medusa.asyncore_25 import ExitNow
 from supervisor.options import ServerOptions
-from supervisor.states import SupervisorStates
+from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
 # A child that dies sooner than this is tried again after 1, 2, 3 ... seconds and then given up; one that dies later is
@@ -26,8 +27,10 @@ START_SECONDS: Final = 5
 START_RETRIES: Final = 4
 # A service gets 20 seconds to finish what it has begun, and a little more to close its database.
 STOP_SECONDS: Final = 25
-# How often it looks for dead children and for signals; supervisord's own second is long for who waits for an answer.
+# How often it looks while children start or stop; supervisord's own second is long for who waits for an answer.
 ROUND_SECONDS: Final = 0.1
+# How often it looks while all run. A signal, which the end of a child is too, is seen to at once.
+QUIET_ROUND_SECONDS: Final = 5.0
 LOG_BYTES: Final = 10 * 1024 * 1024
 LOG_BACKUPS: Final = 5
 
@@ -81,6 +84,7 @@ def supervise(
     except ExitNow:
         pass
     finally:
+        supervisor.see_the_end_said()
         options.close_logger()
     return not supervisor.gave_up
 
@@ -116,15 +120,37 @@ class _Supervisor(Supervisor):  # type: ignore[misc]  # supervisor has no types
         events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
         events.subscribe(events.ProcessStateBackoffEvent, self._on_backoff)
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
-        poll = self.options.poller.poll
-        self.options.poller.poll = lambda _timeout: poll(ROUND_SECONDS)
+        signals, writes = os.pipe()
+        os.set_blocking(writes, False)
+        signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+        self.options.poller.poll = partial(self._poll, self.options.poller.poll, signals)
         self._on_start()
         super().runforever()
+
+    def see_the_end_said(self) -> None:
+        """Return when `on_stop` has, if it was called at all."""
+        if self._ending.ident is not None:
+            self._ending.join()
 
     def ordered_stop_groups_phase_1(self) -> None:
         """Stop the next group, once all is said and done that comes before."""
         if not self._ending.is_alive():
             super().ordered_stop_groups_phase_1()
+
+    def _poll(
+        self, poll: Callable[[float], tuple[list[int], list[int]]], signals: int, _timeout: float
+    ) -> tuple[list[int], list[int]]:
+        self.options.poller.register_readable(signals)
+        readable, writable = poll(QUIET_ROUND_SECONDS if self._is_quiet() else ROUND_SECONDS)
+        if signals in readable:
+            os.read(signals, 1)  # one of them is handled in each round
+        return [file for file in readable if file != signals], writable
+
+    def _is_quiet(self) -> bool:
+        processes = (process for group in self.process_groups.values() for process in group.processes.values())
+        return self.options.mood == SupervisorStates.RUNNING and all(
+            process.get_state() == ProcessStates.RUNNING for process in processes
+        )
 
     def _on_exit(self, event: Any) -> None:
         name = event.process.config.name
