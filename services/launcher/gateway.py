@@ -32,6 +32,10 @@ from textway.integrations.v1 import integrations_service_pb2, webhooks_service_p
 
 FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "gateway"
 ANSWERS: Final = FOLDER / "answers.lua"
+# How often a replica that is well is asked. It must be noticed when one is about to leave (decision 18); where there is
+# only one of each service, there is none to go to instead, and a call tells at once that it is gone.
+HEALTH_SECONDS: Final = 0.25
+HEALTH_SECONDS_OF_ONE: Final = 1.0
 # A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH: Final = 100
 
@@ -80,6 +84,7 @@ def prepare(
     secured: Tls = _PLAINTEXT,
     admin_listen: str = "",
     answers: Path = ANSWERS,
+    health_seconds: float = HEALTH_SECONDS,
 ) -> Prepared:
     """Write the gateway's files into a folder.
 
@@ -100,6 +105,7 @@ def prepare(
         "admin": json.dumps(_socket_address(admin_listen) if admin_listen else pipe),
         "descriptors": str(descriptors),
         "answers": str(answers),
+        "health_interval": f"{health_seconds}s",
     }
     configuration = folder / "envoy.yaml"
     configuration.write_text(Template((FOLDER / "envoy.yaml").read_text()).substitute(values))

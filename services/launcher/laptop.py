@@ -80,6 +80,7 @@ def _prepare(settings: LauncherSettings, folder: Path, addresses: Mapping[str, s
         listen=f"{settings.http_host}:{settings.http_port}",
         upstreams=gateway.Upstreams(**{name: addresses[name] for name in SERVICES}),
         secured=gateway.Tls.of(settings),
+        health_seconds=gateway.HEALTH_SECONDS_OF_ONE,
     )
 
 

@@ -38,6 +38,15 @@ def test_names_each_upstream_once(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("asked", "interval"), [({}, "0.25s"), ({"health_seconds": 1.0}, "1.0s")])
+def test_asks_replicas_for_their_health_as_often_as_it_is_told(tmp_path: Path, asked: Any, interval: str) -> None:
+    prepared = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS, **asked)
+
+    clusters = yaml.safe_load(prepared.configuration.read_text())["static_resources"]["clusters"]
+    checks = [cluster["health_checks"][0] for cluster in clusters]
+    assert {(check["interval"], check["unhealthy_interval"]) for check in checks} == {(interval, "0.1s")}
+
+
 def blocks(configuration: Path) -> dict[str, dict[str, Any]]:
     """The transport socket of the listener and of each cluster."""
     resources = yaml.safe_load(configuration.read_text())["static_resources"]
