@@ -90,7 +90,7 @@ class Product:
 
     def children(self) -> dict[str, int]:
         """The pids of gateway, integrations, ingress and delivery."""
-        listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(["ps", "-ewwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in listing.splitlines()]
         parents = {int(row[0]): int(row[1]) for row in rows}
         found = {}
