@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
 import grpc
-import structlog
 
+from servicekit import logs
 from servicekit.errors import UnauthorizedError
 from servicekit.tracing import TRACEPARENT
 
@@ -16,17 +17,28 @@ REQUEST_ID_KEY: Final = "x-request-id"
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
+class _Bound(NamedTuple):
+    context: object
+    metadata: Sequence[tuple[str, str | bytes]]
+
+
+# gRPC makes a call's metadata anew each time that it is asked for it.
+_bound: ContextVar[_Bound | None] = ContextVar("bound_call", default=None)
+
+
 def bind(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     """Remember the call's request id for its logs, its errors and the calls that it makes.
 
     Returns the `traceparent` that came with it; empty for none.
     """
     traceparent = ""
-    for key, value in context.invocation_metadata() or ():
+    metadata = _metadata_of(context)
+    _bound.set(_Bound(context, metadata))
+    for key, value in metadata:
         if key == REQUEST_ID_KEY:
             request_id = value if isinstance(value, str) else value.decode("ascii", "replace")
             _request_id.set(request_id)
-            structlog.contextvars.bind_contextvars(request_id=request_id)
+            logs.bind(request_id=request_id)
         elif key == TRACEPARENT:
             traceparent = value if isinstance(value, str) else value.decode("ascii", "replace")
     return traceparent
@@ -37,13 +49,20 @@ def request_id() -> str:
     return _request_id.get()
 
 
+def all_headers(context: grpc.aio.ServicerContext[Any, Any]) -> Iterable[tuple[str, str]]:
+    """Return every header, its name in lower case, in their order; bytes that are no UTF-8 are replaced."""
+    bound = _bound.get()
+    metadata = bound.metadata if bound is not None and bound.context is context else _metadata_of(context)
+    return ((key, value if isinstance(value, str) else value.decode("utf-8", "replace")) for key, value in metadata)
+
+
 def headers(context: grpc.aio.ServicerContext[Any, Any], name: str) -> list[str]:
-    """Return every value of one header, given in lower case; bytes that are no UTF-8 are replaced."""
-    return [
-        value if isinstance(value, str) else value.decode("utf-8", "replace")
-        for key, value in context.invocation_metadata() or ()
-        if key == name
-    ]
+    """Return every value of one header, given in lower case."""
+    return [value for key, value in all_headers(context) if key == name]
+
+
+def _metadata_of(context: grpc.aio.ServicerContext[Any, Any]) -> Sequence[tuple[str, str | bytes]]:
+    return cast("Sequence[tuple[str, str | bytes]]", context.invocation_metadata() or ())
 
 
 def bearer_token(context: grpc.aio.ServicerContext[Any, Any]) -> str:

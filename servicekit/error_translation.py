@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, cast
 
 import grpc
@@ -55,37 +55,55 @@ _CANCELLED: Final = grpc.StatusCode.CANCELLED.name  # the caller went away, or i
 log = structlog.get_logger(__name__)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Answers every exception of a servicer with a status, and lets nothing else out."""
+def guarded(server: grpc.aio.Server) -> grpc.aio.Server:
+    """Return what servicers are to be registered with: every exception of theirs is then answered with a status.
 
-    def __init__(self) -> None:
+    Their methods are wrapped as they are registered: an interceptor would be asked at each call.
+    """
+    return cast("grpc.aio.Server", _Guarded(server))
+
+
+class _Guarded:
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers([_GuardedHandler(handler) for handler in handlers])
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        wrapped = {name: _wrap(handler, f"{service}/{name}") for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, wrapped)
+
+
+class _GuardedHandler(grpc.GenericRpcHandler):
+    """Finds the methods of a service."""
+
+    def __init__(self, handler: grpc.GenericRpcHandler) -> None:
+        self._handler = handler
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method's handler, once."""
-        method = str(handler_call_details.method)
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
-            handler = await continuation(handler_call_details)
+            handler = self._handler.service(handler_call_details)
             if handler is None:
-                return handler
-            wrapped = self._wrapped[method] = _wrap(handler, method)
+                return None
+            wrapped = self._wrapped[method] = _wrap(handler, method.removeprefix("/"))
         return wrapped
 
 
-def _wrap(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
-    untyped, name = cast("Any", handler), method.removeprefix("/")
+def _wrap(handler: grpc.RpcMethodHandler[Any, Any], rpc: str) -> grpc.RpcMethodHandler[Any, Any]:
+    untyped = cast("Any", handler)
     if untyped.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _guard_unary(untyped.unary_unary, name), untyped.request_deserializer, untyped.response_serializer
+            _guard_unary(untyped.unary_unary, rpc), untyped.request_deserializer, untyped.response_serializer
         )
     if untyped.stream_stream is not None:
         return grpc.stream_stream_rpc_method_handler(
-            _guard_stream(untyped.stream_stream, name), untyped.request_deserializer, untyped.response_serializer
+            _guard_stream(untyped.stream_stream, rpc), untyped.request_deserializer, untyped.response_serializer
         )
     return handler
 

@@ -6,6 +6,11 @@ import json
 import logging
 import socket
 import sys
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final, Literal, TextIO, cast
 
 import structlog
@@ -20,6 +25,19 @@ REPLICA: Final = socket.gethostname()
 # Left out where there is none, for they say nothing then.
 _IDS: Final = ("request_id", "message_id", "trace_id")
 
+# One mapping for all fields: structlog's own has a variable for each, and each line looks at all variables there are.
+_bound: ContextVar[Mapping[str, str]] = ContextVar("log_fields", default=MappingProxyType({}))
+
+
+def bind(**fields: str) -> None:
+    """Have all lines of this task, from now on, say these fields."""
+    _bound.set({**_bound.get(), **fields})
+
+
+def bound() -> Mapping[str, str]:
+    """Return what the lines of this task say."""
+    return _bound.get()
+
 
 def configure(*, service: str, level: str = "info", log_format: LogFormat = "auto") -> None:
     """Set up the process's logs. `auto` writes columns to a terminal and JSON to anything else."""
@@ -31,10 +49,9 @@ def configure(*, service: str, level: str = "info", log_format: LogFormat = "aut
         else _to_json
     )
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
         _naming(service),
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _tell_the_time,
     ]
     rendering = [renderer] if console else [structlog.processors.format_exc_info, renderer]
     lines = cast("TextIO", sys.stderr if console else GatheredLines(sys.stderr))
@@ -58,7 +75,9 @@ def configure(*, service: str, level: str = "info", log_format: LogFormat = "aut
 
 def _naming(service: str) -> structlog.typing.Processor:
     def name(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """Say who writes a line, and of which trace it is."""
+        """Say who writes a line, in whose behalf, and of which trace it is."""
+        for key, value in _bound.get().items():
+            line.setdefault(key, value)
         line["service"], line["replica"] = service, REPLICA
         if tracing.is_on():
             line.setdefault("trace_id", tracing.trace_id(tracing.traceparent()))
@@ -68,6 +87,17 @@ def _naming(service: str) -> structlog.typing.Processor:
         return line
 
     return name
+
+
+def _tell_the_time(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    line["timestamp"] = f"{_to_the_second(seconds)}.{nanoseconds // 1_000:06}Z"
+    return line
+
+
+@lru_cache(maxsize=1)
+def _to_the_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 # Made once: with `json.dumps` every line would make one of its own.

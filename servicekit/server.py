@@ -11,11 +11,11 @@ from typing import Final, Protocol, runtime_checkable
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from servicekit import tls, tracing
 from servicekit.clients import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
-from servicekit.error_translation import ErrorInterceptor
+from servicekit.error_translation import guarded
 from servicekit.metrics_endpoint import MetricsEndpoint
 from servicekit.operations_servicer import Operations
 from servicekit.settings import MAX_PORT, ProcessSettings, SettingsError
@@ -113,18 +113,18 @@ class RunningServer:
     async def start(cls, services: Sequence[Service], settings: ProcessSettings) -> RunningServer:
         """Serve; raise SettingsError when an address can not be had, or the certificate can not be used."""
         identity = tls.identity(settings)
-        server = grpc.aio.server(
-            interceptors=[ErrorInterceptor()], options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
-        )
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
+        registry = guarded(server)
         checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        health_pb2_grpc.add_HealthServicer_to_server(checks, registry)
         names = [name for service in services for name in service.grpc_services]
         if settings.grpc_reflection:
-            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+            reflected = reflection.aio.ReflectionServicer([*names, reflection.SERVICE_NAME])
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, registry)
         operations = Operations(services)
-        operations.add_to(server)
+        operations.add_to(registry)
         for service in services:
-            service.add_to(server)
+            service.add_to(registry)
         listens = dict.fromkeys(service.listen for service in services)
         bound = {listen: _bind(server, listen, identity) for listen in listens}
         # First the listener: services in one process call each other as they start. Callers from outside wait for

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from servicekit import logs
 from servicekit.clock import Clock
 from servicekit.errors import NotFoundError
 from servicekit.ids import has_secret_form, has_valid_checksum
@@ -88,7 +89,7 @@ class ReceivePayload:
         """
         started = time.perf_counter()
         integration = await self._find(ingress_key)
-        structlog.contextvars.bind_contextvars(integration_id=integration.id, tenant_id=integration.tenant_id)
+        logs.bind(integration_id=integration.id, tenant_id=integration.tenant_id)
         if not integration.tenant_active:
             raise TenantInactiveError
         refuse_unreadable(payload)

@@ -14,7 +14,7 @@ from google.protobuf import empty_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from servicekit import calls, server
-from servicekit.error_translation import ErrorInterceptor
+from servicekit.error_translation import guarded
 from textway.delivery.v1 import (
     callbacks_service_pb2_grpc,
     carriers_service_pb2,
@@ -134,12 +134,12 @@ class Stubs:
         self.behaviours.clear()
 
     async def _start(self, name: str) -> None:
-        grpc_server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=server._OPTIONS)
+        grpc_server = grpc.aio.server(options=server._OPTIONS)
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, grpc_server)
         for base, add in _SERVICERS[name]:
             methods = {method: self._method(method) for method in vars(base) if not method.startswith("_")}
-            add(type(base.__name__, (base,), methods)(), grpc_server)
+            add(type(base.__name__, (base,), methods)(), guarded(grpc_server))
         port = grpc_server.add_insecure_port(self.addresses.get(name, "127.0.0.1:0"))
         self.addresses[name] = f"127.0.0.1:{port}"
         await grpc_server.start()

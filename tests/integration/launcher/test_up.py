@@ -33,7 +33,7 @@ if sys.argv[1] == "migrate":
     sys.exit(int(os.environ.get("MIGRATE", "0")))
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from servicekit.error_translation import ErrorInterceptor
+from servicekit.error_translation import guarded
 from servicekit.errors import UnauthorizedError
 from textway.delivery.v1 import messages_service_pb2_grpc
 from textway.ingress.v1 import health_service_pb2, health_service_pb2_grpc
@@ -55,12 +55,12 @@ class Messages(messages_service_pb2_grpc.MessagesServiceServicer):
         raise UnauthorizedError("no key")
 
 async def main():
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    server = grpc.aio.server()
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    health_service_pb2_grpc.add_HealthServiceServicer_to_server(Health(), server)
-    integrations_service_pb2_grpc.add_IntegrationsServiceServicer_to_server(Integrations(), server)
-    messages_service_pb2_grpc.add_MessagesServiceServicer_to_server(Messages(), server)
+    health_service_pb2_grpc.add_HealthServiceServicer_to_server(Health(), guarded(server))
+    integrations_service_pb2_grpc.add_IntegrationsServiceServicer_to_server(Integrations(), guarded(server))
+    messages_service_pb2_grpc.add_MessagesServiceServicer_to_server(Messages(), guarded(server))
     server.add_insecure_port(os.environ[f"TEXTWAY_{name.upper()}_LISTEN"])
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     await server.start()

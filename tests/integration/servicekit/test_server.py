@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from servicekit import calls, clients
+from servicekit import calls, clients, logs
 from servicekit.errors import InternalError, Issue, NotFoundError, ServiceError, UnavailableError, ValidationError
 from servicekit.server import RunningServer
 from servicekit.settings import ProcessSettings, SettingsError
@@ -305,7 +305,7 @@ async def test_the_interceptor_has_no_word_about_a_method_that_does_not_exist(ch
 async def test_a_call_knows_its_request_id_and_no_other_calls(probe, client):
     async def name(_: Context) -> str:
         await asyncio.sleep(0)
-        logged = structlog.contextvars.get_contextvars().get("request_id", "")
+        logged = logs.bound().get("request_id", "")
         return f"{calls.request_id()}|{logged}"
 
     probe.answer = name

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
-import structlog
 
-from servicekit import calls
+from servicekit import calls, logs
 from servicekit.batching import Batcher
 from servicekit.errors import UnavailableError
 
@@ -187,7 +186,7 @@ async def test_does_not_lend_a_callers_request_id_to_its_batch():
     seen = []
 
     async def look(items: Sequence[int]) -> Sequence[int]:
-        seen.append((calls.request_id(), structlog.contextvars.get_contextvars().get("request_id")))
+        seen.append((calls.request_id(), logs.bound().get("request_id")))
         return items
 
     async def serve() -> str:

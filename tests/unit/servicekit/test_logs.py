@@ -22,7 +22,6 @@ from servicekit.log_lines import GATHERED_CHARACTERS
 def _unconfigured_afterwards() -> Iterator[None]:
     yield
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 HOSTILE_VALUES = [
