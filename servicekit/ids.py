@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import string
 import zlib
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -18,9 +20,26 @@ CHECKSUM_LENGTH: Final = 6
 _TIME_LENGTH: Final = 10
 _RANDOM_LENGTH: Final = 16
 ID_LENGTH: Final = _TIME_LENGTH + _RANDOM_LENGTH
+_RANDOM_BYTES: Final = 10
+_PAIRS: Final = [first + second for first in CROCKFORD for second in CROCKFORD]
+# Drawn for many ids at a time, since asking the system takes longer than making an id. Each is taken once, by whatever
+# thread.
+_DRAWN: Final[deque[bytes]] = deque()
+_DRAWN_AT_ONCE: Final = 256
+os.register_at_fork(after_in_child=_DRAWN.clear)  # or its ids would be its parent's
 
 
-def new_id(prefix: str, now: datetime, random_bits: Callable[[int], int] = secrets.randbits) -> str:
+def random_bits(count: int) -> int:
+    """Return a random number of so many bits, at most 80, that nobody can foresee."""
+    try:
+        drawn = _DRAWN.popleft()
+    except IndexError:
+        drawn, *others = _pieces(os.urandom(_RANDOM_BYTES * _DRAWN_AT_ONCE))
+        _DRAWN.extend(others)
+    return int.from_bytes(drawn) >> (_RANDOM_BYTES * 8 - count)
+
+
+def new_id(prefix: str, now: datetime, random_bits: Callable[[int], int] = random_bits) -> str:
     """Return `<prefix>_` and 26 characters that sort by time: 48 bits of milliseconds, then 80 random bits (ULID)."""
     return f"{prefix}_{_base32(to_milliseconds(now), _TIME_LENGTH)}{_base32(random_bits(80), _RANDOM_LENGTH)}"
 
@@ -61,8 +80,9 @@ def _checksum(text: str) -> str:
 
 
 def _base32(number: int, length: int) -> str:
-    characters = ""
-    for _ in range(length):
-        characters = CROCKFORD[number & 31] + characters
-        number >>= 5
-    return characters
+    """Return so many characters, an even number of them."""
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(5 * length - 10, -1, -10)])
+
+
+def _pieces(drawn: bytes) -> list[bytes]:
+    return [drawn[start : start + _RANDOM_BYTES] for start in range(0, len(drawn), _RANDOM_BYTES)]

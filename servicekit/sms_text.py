@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 # By code, save that 0x1B, the escape, is left out: a character U+001B is not in the alphabet, and can forge no pair.
@@ -70,8 +71,12 @@ def is_gsm7(text: str) -> bool:
     return _IN_GSM7.fullmatch(text) is not None
 
 
+@lru_cache(maxsize=512)
 def measure(text: str) -> Measure:
-    """Return the encoding that holds the text in the fewest bits, and the number of parts that it takes."""
+    """Return the encoding that holds the text in the fewest bits, and the number of parts that it takes.
+
+    Remembered for a while: a text is measured when it is accepted, and twice when it goes to a carrier.
+    """
     encoding = Encoding.GSM7 if is_gsm7(text) else Encoding.UCS2
     return Measure(encoding=encoding, segments=1 + len(_cuts(text, encoding)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.egress_urls import PUBLIC_ONLY, EgressPolicy, UrlNotAllowedError, check_url
 from servicekit.errors import Issue, ValidationError
-from servicekit.ids import new_id
+from servicekit.ids import new_id, random_bits
 from servicekit.sms_text import measure
 from services.delivery import metrics
 from services.delivery.announcements import Owner
@@ -169,7 +168,8 @@ class AcceptMessages:
 
     def _random_bits(self, count: int) -> int:
         # The last five bits are the id's last character, which names the message's shard.
-        return secrets.randbits(count) >> 5 << 5 | secrets.randbelow(self._shards)
+        drawn = random_bits(count)
+        return drawn >> 5 << 5 | drawn % self._shards
 
     async def _commit(self, groups: Sequence[Sequence[NewMessage]]) -> list[list[Accepted]]:
         messages = [message for group in groups for message in group]

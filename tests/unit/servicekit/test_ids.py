@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +18,7 @@ from servicekit.ids import (
     is_id,
     new_id,
     new_secret,
+    random_bits,
 )
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
@@ -57,6 +59,25 @@ def test_later_ids_sort_behind_earlier_ones(later_by):
 
 def test_ids_of_one_moment_differ():
     assert len({new_id("msg", NOW) for _ in range(1000)}) == 1000
+
+
+def test_ids_differ_from_those_of_a_process_that_this_one_has_begun():
+    new_id("msg", NOW)
+    read_end, write_end = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(write_end, new_id("msg", NOW).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert os.read(read_end, 100).decode() != new_id("msg", NOW)
+
+
+@pytest.mark.parametrize("count", [1, 5, 79, 80])
+def test_random_bits_are_as_many_as_are_asked_for(count):
+    drawn = [random_bits(count) for _ in range(1000)]
+
+    assert max(drawn).bit_length() == count
+    assert min(drawn).bit_length() < count
 
 
 def test_refuses_an_id_with_a_naive_time():

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple, cast
 
 from yarl import URL
@@ -27,7 +28,6 @@ KEEP_IDLE_SECONDS: Final = 4.0
 NEXT_ADDRESS_SECONDS: Final = 1.0
 ADDRESSES_KEPT_SECONDS: Final = 10.0
 
-_BREAKS: Final = re.compile(r"[\r\n\0]")
 _TARGET: Final = re.compile(r"/[!-~]*")
 _DEFAULTS: Final = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "Textway"}
 
@@ -195,14 +195,23 @@ def _written(request: Prepared) -> bytes:
     target = request.url.raw_path_qs
     if not _TARGET.fullmatch(target):
         raise ValueError("the address has characters that can not be in a request")
-    given = {name.lower() for name in request.headers}
+    has_host, defaults = _left_to_us(tuple(request.headers))
     lines = [f"{request.method} {target} HTTP/1.1"]
-    if "host" not in given:
+    if not has_host:
         lines.append(f"Host: {request.url.host_port_subcomponent}")
-    lines += [f"{name}: {value}" for name, value in _DEFAULTS.items() if name not in given]
+    lines += defaults
     lines += [f"{name}: {value}" for name, value in request.headers.items()]
     if request.body is not None or request.method != "GET":
         lines.append(f"Content-Length: {len(request.body or b'')}")
-    if any(map(_BREAKS.search, lines)):
+    head = "\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count("\r") != breaks or head.count("\n") != breaks or "\0" in head:
         raise ValueError("a header has a line break")
-    return "\r\n".join([*lines, "", ""]).encode() + (request.body or b"")
+    return f"{head}\r\n\r\n".encode() + (request.body or b"")
+
+
+@lru_cache(maxsize=128)
+def _left_to_us(names: tuple[str, ...]) -> tuple[bool, list[str]]:
+    """Return whether a host is among the names of headers, and the lines of the defaults that are not."""
+    given = {name.lower() for name in names}
+    return "host" in given, [f"{name}: {value}" for name, value in _DEFAULTS.items() if name not in given]
