@@ -58,13 +58,14 @@ def compile_path(path: str) -> CompiledPath:
     tree, was_deprecated = _parsed(path, prefix)
     segments = _segments(tree, bare)
     steps = tuple(_step(segment, bare) for segment in segments)
+    names = tuple(_one_name(segment, bare) for segment in segments if type(segment) is syntax.Fields)
     _check_wildcards(segments)
     if was_deprecated:
         raise PathError("compares with a word without quotes: write it as in `[?(@.name == 'literal')]`")
     kinds = [type(segment) for segment in segments]
     return CompiledPath(
         text=path,
-        find=_getter(steps),
+        find=_member_getter(names) if len(names) == len(segments) else _getter(steps),
         finds_many=syntax.Wildcard in kinds or Filter in kinds,
         reads_array=bool(kinds) and kinds[0] is not syntax.Fields,
     )
@@ -277,6 +278,20 @@ def _children(value: object) -> Iterable[object]:
     if isinstance(value, list):
         return value
     return value.values() if isinstance(value, dict) else ()
+
+
+def _member_getter(names: tuple[str, ...]) -> Callable[[object], list[object]]:
+    """Return the getter of a path of names only, as nearly all are: it finds one value, or none."""
+
+    def find(document: object) -> list[object]:
+        value = document
+        for name in names:
+            if not isinstance(value, dict) or name not in value:
+                return []
+            value = value[name]
+        return [value]
+
+    return find
 
 
 def _getter(steps: tuple[Step, ...]) -> Callable[[object], list[object]]:

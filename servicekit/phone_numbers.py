@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -12,6 +14,12 @@ import phonenumbers
 MAX_LENGTH: Final = 32
 
 _SEPARATORS: Final = frozenset("+-().,/\uff0b\uff08\uff09\uff0e\uff0f\u2060\u200b")
+_PLAIN: Final = re.compile(r"\+[1-9][0-9]{6,14}")
+# What a number in use may be, by the names that the library's data has for it.
+_KINDS: Final = (
+    *("fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip", "pager", "uan"),
+    "voicemail",
+)
 _DECIMAL: Final = re.compile(r"\+?\d+\.0")
 
 _PARSE_PROBLEMS: Final = {
@@ -40,6 +48,65 @@ def normalise(text: str, default_region: str = "") -> str:
     letters and extensions are not, since dropping them would text somebody else. Raises NotAPhoneNumberError.
     """
     candidate = text.strip()
+    if _PLAIN.fullmatch(candidate) and _is_in_use_as_it_stands(candidate):
+        return candidate
+    return _read(candidate, default_region)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Country:
+    """What can be told of a plain number's country by its first digits, and what the numbers in use there look like."""
+
+    code_digits: int
+    may_begin_with_a_prefix: re.Pattern[str] | None
+    in_use: Mapping[int, re.Pattern[str]]  # by how many digits they have
+
+
+def _is_in_use_as_it_stands(candidate: str) -> bool:
+    """Tell whether a plain number is what the library would make of it; False when only the library can say.
+
+    The library reads every number as if somebody had typed it, and tries it as each kind of number. One that is written
+    as E.164 wants it is that number, unless its digits may begin with a prefix which is dialled in its country and not
+    part of the number.
+    """
+    country = _country(candidate[1:4])
+    if country is None:
+        return False
+    digits = candidate[1 + country.code_digits :]
+    if digits.startswith("0") or (country.may_begin_with_a_prefix and country.may_begin_with_a_prefix.match(digits)):
+        return False
+    in_use = country.in_use.get(len(digits))
+    return in_use is not None and in_use.fullmatch(digits) is not None
+
+
+@lru_cache(maxsize=1_000)
+def _country(digits: str) -> _Country | None:
+    for length in (1, 2, 3):
+        regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(digits[:length]))
+        if regions:
+            main = phonenumbers.PhoneMetadata.metadata_for_region(regions[0], None)
+            # Where several regions share a code, the first that knows a number has it.
+            if main is None or main.general_desc is None or (len(regions) > 1 and main.leading_digits is not None):
+                return None
+            return _country_of(main, main.general_desc, length)
+    return None
+
+
+def _country_of(main: phonenumbers.PhoneMetadata, every: phonenumbers.PhoneNumberDesc, code_digits: int) -> _Country:
+    kinds = [kind for name in _KINDS if (kind := getattr(main, name)) and kind.national_number_pattern]
+    in_use = {}
+    for length in every.possible_length:
+        # A kind without lengths of its own has those of all.
+        patterns = [kind.national_number_pattern for kind in kinds if length in (kind.possible_length or [length])]
+        if patterns:
+            in_use[length] = re.compile(f"(?=(?:{every.national_number_pattern})$)(?:{'|'.join(patterns)})")
+    prefix = main.national_prefix_for_parsing
+    return _Country(
+        code_digits=code_digits, may_begin_with_a_prefix=re.compile(prefix) if prefix else None, in_use=in_use
+    )
+
+
+def _read(candidate: str, default_region: str) -> str:
     if not candidate:
         raise NotAPhoneNumberError("it is empty")
     if len(candidate) > MAX_LENGTH:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import phonenumbers
 import pytest
 
-from servicekit.phone_numbers import MAX_LENGTH, NotAPhoneNumberError, is_region, normalise
+from servicekit.phone_numbers import (
+    MAX_LENGTH,
+    NotAPhoneNumberError,
+    _is_in_use_as_it_stands,
+    _read,
+    is_region,
+    normalise,
+)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +111,37 @@ def test_says_the_same_of_a_number_that_was_refused_before():
 )
 def test_knows_the_regions_whose_numbers_can_be_read(code, expected):
     assert is_region(code) is expected
+
+
+def examples() -> list[str]:
+    """Return numbers of every country and kind, and what is near them: a digit more, less or other, and a prefix."""
+    numbers: list[str] = []
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        code = phonenumbers.country_code_for_region(region)
+        kinds = phonenumbers.supported_types_for_region(region)
+        for example in filter(None, (phonenumbers.example_number_for_type(region, kind) for kind in sorted(kinds))):
+            digits = phonenumbers.national_significant_number(example)
+            near = [digits, f"0{digits}", f"1{digits}", f"8{digits}", digits[1:], digits[:-1], f"{digits}0"]
+            numbers += [f"+{code}{digits}" for digits in [*near, f"{digits[0]}{digits}", digits[::-1]]]
+    return numbers
+
+
+def test_reads_a_plain_number_as_the_library_does():
+    def at_length(number: str) -> str:
+        try:
+            return _read(number, "")
+        except NotAPhoneNumberError as error:
+            return str(error)
+
+    def at_once(number: str) -> str:
+        try:
+            return normalise.__wrapped__(number)
+        except NotAPhoneNumberError as error:
+            return str(error)
+
+    # The last begins with what is dialled in Belarus before a number abroad, and would be a number there all the same.
+    numbers = [*examples(), "+3758105555555"]
+
+    assert len(numbers) > 10_000
+    assert [number for number in numbers if at_once(number) != at_length(number)] == []
+    assert sum(map(_is_in_use_as_it_stands, numbers)) > 1_000
