@@ -48,16 +48,21 @@ def up() -> None:
         raise SettingsError(f"`textway up` needs the package {error.name}: install `textway[laptop]`") from None
     from services.launcher.settings import LauncherSettings
 
-    sys.exit(laptop.run_up(load(LauncherSettings), announce=laptop.greet))
+    sys.exit(laptop.run_up(load(LauncherSettings)))
 
 
 @cli.command(hidden=True)
-@click.argument("address")
-def greet(address: str) -> None:
-    """Say what `up` says when all is serving. A process of its own, whose libraries go with it."""
-    from services.launcher import operating
+def greet() -> None:
+    """Say what `up` says once all is serving. A process of its own, whose libraries go with it."""
+    from services.launcher import greeting
+    from services.launcher.settings import LauncherSettings
 
-    operating.announce(address)
+    def announce(address: str) -> None:
+        from services.launcher import operating
+
+        operating.announce(address)
+
+    greeting.greet(load(LauncherSettings), announce=announce)
 
 
 @cli.command()

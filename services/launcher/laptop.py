@@ -4,65 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
 import multiprocessing
 import os
 import resource
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
 from servicekit.settings import ENV_PREFIX, SettingsError
-from services.launcher import gateway_client, gateway_process
+from services.launcher import gateway_process
+from services.launcher.keep import Plan, become_keeper, report
 from services.launcher.runtime import addresses_file, write_addresses
 from services.launcher.settings import LauncherSettings
-from services.launcher.supervision import Child, Folders, supervise
+from services.launcher.supervision import Child, Folders
 
 SERVICES: Final = ("integrations", "delivery", "ingress")
 LISTENERS: Final = (*SERVICES, *(f"{name}_metrics" for name in SERVICES))
 PYTHON: Final = (sys.executable, "-m", "services")
+GREETER: Final = (*PYTHON, "greet")
 Result = TypeVar("Result")
 # Open files that the gateway needs for its 4,000 connections, and then some.
 OPEN_FILES: Final = 16_384
 
-# What says that all is serving: the product by its own word, then one address of each service that the gateway must
-# have found by now, which refuse us for having no key.
-_PROBES: Final = ("/health/ready", "/v1/ingress", "/v1/messages")
-_POLL_SECONDS: Final = 0.1
-_COMPLAIN_AFTER_SECONDS: Final = 15.0
 
+def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, python: Sequence[str] = PYTHON) -> int:
+    """Run everything until SIGTERM or SIGINT, from then on as another program in this process (`keep`).
 
-def run_up(settings: LauncherSettings, *, announce: Callable[[str], None], python: Sequence[str] = PYTHON) -> int:
-    """Run everything until SIGTERM or SIGINT; return the exit code.
-
-    `announce` is called with the public address once all is serving, and before `ready <address>` is printed.
-    `python` is the command that runs a service when `serve <name>` is added. Raises SettingsError when a port or the
-    data folder can not be had, or the carriers' file can not be used.
+    `greeter` is a command that is started with the product, and says when all is serving. `python` is the command that
+    runs a service when `serve <name>` is added. Raises SettingsError when a port or the data folder can not be had, or
+    the carriers' file can not be used; returns an exit code when the databases can not be brought up to date.
     """
     data_dir = settings.data_dir.absolute()
     folders = Folders(logs=data_dir / "logs", run=data_dir / "run")
     for folder in (data_dir, folders.logs, folders.run):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_one(folders.run / "up.lock"):
+    with _only_one(folders.run / "up.lock") as lock:
         _check_port(settings)
         _raise_open_files()
         addresses = _addresses(settings)
         os.environ.update(_environment(settings, data_dir, addresses))
         prepared = _aside(_prepare, settings, folders.run / "gateway", addresses)
         if subprocess.run([*python, "migrate"], check=False).returncode:
-            _report("the databases could not be brought up to date")
+            report("the databases could not be brought up to date")
             return 1
         write_addresses(data_dir, {**addresses, "gateway": settings.address})
-        try:
-            return _run(settings, folders, prepared, announce, python)
-        finally:
-            addresses_file(data_dir).unlink(missing_ok=True)
+        return become_keeper(_plan(settings, folders, prepared, python, greeter), lock)
 
 
 def _aside(step: Callable[..., Result], *arguments: object) -> Result:
@@ -84,33 +74,27 @@ def _prepare(settings: LauncherSettings, folder: Path, addresses: Mapping[str, s
     )
 
 
-def _run(
+def _plan(
     settings: LauncherSettings,
     folders: Folders,
     prepared: gateway_process.Prepared,
-    announce: Callable[[str], None],
     python: Sequence[str],
-) -> int:
+    greeter: Sequence[str],
+) -> Plan:
     children = [Child(name=name, command=(*python, "serve", name)) for name in SERVICES]
     command = gateway_process.command(prepared.configuration, workers=settings.gateway_workers)
     children.append(Child(name="gateway", command=command))
-    stopping = threading.Event()
-    greeter = threading.Thread(target=_greet, args=(settings, announce, stopping), daemon=True)
-    try:
-        kept = supervise(
-            children,
-            folders,
-            report=_report,
-            on_start=greeter.start,
-            on_stop=lambda: gateway_process.drain(prepared.admin),
-        )
-        return 0 if kept else 1
-    finally:
-        stopping.set()
+    return Plan(
+        children=children,
+        folders=folders,
+        admin=prepared.admin,
+        greeter=greeter,
+        addresses=addresses_file(settings.data_dir.absolute()),
+    )
 
 
 @contextlib.contextmanager
-def _only_one(lock_file: Path) -> Iterator[None]:
+def _only_one(lock_file: Path) -> Iterator[int]:
     descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +103,7 @@ def _only_one(lock_file: Path) -> Iterator[None]:
             f"{ENV_PREFIX}DATA_DIR: another `textway up` is using {lock_file.parent.parent}: stop it, or choose another"
         ) from None
     else:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -168,46 +152,3 @@ def _environment(settings: LauncherSettings, data_dir: Path, addresses: Mapping[
     for name in LISTENERS:
         values[f"{name.upper()}_LISTEN"] = addresses[name]
     return {f"{ENV_PREFIX}{name}": value for name, value in values.items()}
-
-
-def _greet(settings: LauncherSettings, announce: Callable[[str], None], stopping: threading.Event) -> None:
-    """Wait until all is serving, then say so. Runs beside the supervision, which has the main thread."""
-    complain_at = time.monotonic() + _COMPLAIN_AFTER_SECONDS
-    while not stopping.wait(_POLL_SECONDS):
-        problem = _not_ready(settings)
-        if problem is None:
-            announce(settings.shown_address)
-            print(f"ready {settings.shown_address}", flush=True)
-            return
-        if time.monotonic() > complain_at:
-            _report(f"still not ready: {problem}")
-            complain_at += _COMPLAIN_AFTER_SECONDS
-
-
-def _not_ready(settings: LauncherSettings) -> str | None:
-    for path in _PROBES:
-        status, body = _get(settings, path)
-        if status not in (http.client.OK, http.client.UNAUTHORIZED):
-            return body
-    return None
-
-
-def _get(settings: LauncherSettings, path: str) -> tuple[int, str]:
-    connection = gateway_client.connect(settings, timeout_seconds=5)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read(4096).decode("utf-8", "replace").strip()
-    except (OSError, http.client.HTTPException) as error:
-        return 0, f"the gateway does not answer ({error})"
-    finally:
-        connection.close()
-
-
-def greet(address: str) -> None:
-    """Greet whoever ran `up`, by a process of its own: what it takes to make the first key is not needed any more."""
-    subprocess.run([*PYTHON, "greet", address], check=False)
-
-
-def _report(sentence: str) -> None:
-    print(f"textway: {sentence}", file=sys.stderr, flush=True)

@@ -36,3 +36,11 @@ def test_a_service_on_sqlite_imports_nothing_that_it_does_not_need(tmp_path, nam
     done = subprocess.run(command, env=environment, check=True, timeout=60, capture_output=True, text=True)
 
     assert set(done.stdout.split()) & UNUSED[name] == set()
+
+
+def test_what_keeps_the_children_running_imports_nothing_of_theirs():
+    program = "import sys; from services.launcher import keep; print(*{each.partition('.')[0] for each in sys.modules})"
+
+    done = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True)
+
+    assert set(done.stdout.split()) & {"click", "grpc", "pydantic", "servicekit", "structlog", "textway"} == set()

@@ -14,6 +14,12 @@ from pathlib import Path
 
 import pytest
 
+GREET = """
+from servicekit.settings import load
+from services.launcher import greeting
+from services.launcher.settings import LauncherSettings
+greeting.greet(load(LauncherSettings), announce=lambda address: print("hello", address))
+"""
 RUN_UP = """
 import sys
 from servicekit.settings import SettingsError, load
@@ -21,7 +27,8 @@ from services.launcher import laptop
 from services.launcher.settings import LauncherSettings
 try:
     settings = load(LauncherSettings)
-    sys.exit(laptop.run_up(settings, announce=lambda address: print("hello", address), python=sys.argv[1:]))
+    greet, *python = sys.argv[1:]
+    sys.exit(laptop.run_up(settings, greeter=(sys.executable, "-c", greet), python=python))
 except SettingsError as error:
     sys.exit(f"refused: {error}")
 """
@@ -86,7 +93,7 @@ class Up:
     def start(self, **environment: str) -> subprocess.Popen[str]:
         settings = {"TEXTWAY_DATA_DIR": str(self.folder), "TEXTWAY_HTTP_PORT": str(self.port), **environment}
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN_UP, sys.executable, str(self.service)],
+            [sys.executable, "-c", RUN_UP, GREET, sys.executable, str(self.service)],
             env={**os.environ, **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
