@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import grpc
 
@@ -19,7 +19,7 @@ _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 class _Bound(NamedTuple):
     context: object
-    metadata: Sequence[tuple[str, str | bytes]]
+    headers: Mapping[str, tuple[str, ...]]
 
 
 # gRPC makes a call's metadata anew each time that it is asked for it.
@@ -31,17 +31,13 @@ def bind(context: grpc.aio.ServicerContext[Any, Any]) -> str:
 
     Returns the `traceparent` that came with it; empty for none.
     """
-    traceparent = ""
-    metadata = _metadata_of(context)
-    _bound.set(_Bound(context, metadata))
-    for key, value in metadata:
-        if key == REQUEST_ID_KEY:
-            request_id = value if isinstance(value, str) else value.decode("ascii", "replace")
-            _request_id.set(request_id)
-            logs.bind(request_id=request_id)
-        elif key == TRACEPARENT:
-            traceparent = value if isinstance(value, str) else value.decode("ascii", "replace")
-    return traceparent
+    headers = _read(context)
+    _bound.set(_Bound(context, headers))
+    request_ids = headers.get(REQUEST_ID_KEY)
+    if request_ids:
+        _request_id.set(request_ids[-1])
+        logs.bind(request_id=request_ids[-1])
+    return headers.get(TRACEPARENT, ("",))[-1]
 
 
 def request_id() -> str:
@@ -49,20 +45,23 @@ def request_id() -> str:
     return _request_id.get()
 
 
-def all_headers(context: grpc.aio.ServicerContext[Any, Any]) -> Iterable[tuple[str, str]]:
-    """Return every header, its name in lower case, in their order; bytes that are no UTF-8 are replaced."""
+def all_headers(context: grpc.aio.ServicerContext[Any, Any]) -> Mapping[str, tuple[str, ...]]:
+    """Return every value of every header, by its name in lower case; bytes that are no UTF-8 are replaced."""
     bound = _bound.get()
-    metadata = bound.metadata if bound is not None and bound.context is context else _metadata_of(context)
-    return ((key, value if isinstance(value, str) else value.decode("utf-8", "replace")) for key, value in metadata)
+    return bound.headers if bound is not None and bound.context is context else _read(context)
 
 
-def headers(context: grpc.aio.ServicerContext[Any, Any], name: str) -> list[str]:
+def headers(context: grpc.aio.ServicerContext[Any, Any], name: str) -> tuple[str, ...]:
     """Return every value of one header, given in lower case."""
-    return [value for key, value in all_headers(context) if key == name]
+    return all_headers(context).get(name, ())
 
 
-def _metadata_of(context: grpc.aio.ServicerContext[Any, Any]) -> Sequence[tuple[str, str | bytes]]:
-    return cast("Sequence[tuple[str, str | bytes]]", context.invocation_metadata() or ())
+def _read(context: grpc.aio.ServicerContext[Any, Any]) -> Mapping[str, tuple[str, ...]]:
+    headers: dict[str, tuple[str, ...]] = {}
+    for key, value in context.invocation_metadata() or ():
+        text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+        headers[key] = (*headers[key], text) if key in headers else (text,)
+    return headers
 
 
 def bearer_token(context: grpc.aio.ServicerContext[Any, Any]) -> str:

@@ -103,6 +103,7 @@ def _to_the_second(seconds: int) -> str:
 # Made once: with `json.dumps` every line would make one of its own.
 _ENCODE: Final = json.JSONEncoder(default=repr).encode
 _ENCODE_TEXT: Final = json.encoder.encode_basestring_ascii
+_WORDS: Final[dict[object, str]] = {None: "null", False: "false", True: "true"}
 
 
 def _to_json(_logger: object, _method: str, line: structlog.typing.EventDict) -> str:
@@ -113,6 +114,8 @@ def _encoded(value: object) -> str:
     # An encoder takes longer to start than a line's texts and numbers do.
     if type(value) is str:
         return _ENCODE_TEXT(value)
+    if value is None or type(value) is bool:
+        return _WORDS[value]
     return str(value) if type(value) is int else _ENCODE(value)
 
 

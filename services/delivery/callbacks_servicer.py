@@ -58,9 +58,9 @@ class CallbacksServicer(callbacks_service_pb2_grpc.CallbacksServiceServicer):
 
 def _headers(payload: HttpBody, context: Context) -> dict[str, str]:
     headers: dict[str, str] = {"content-type": payload.content_type} if payload.content_type else {}
-    for name, _ in context.invocation_metadata() or ():
+    for name, values in calls.all_headers(context).items():
         if name not in headers and name not in INTERNAL and not name.startswith(INTERNAL_PREFIXES):
-            headers[name] = ", ".join(calls.headers(context, name))
+            headers[name] = ", ".join(values)
     return headers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from json.encoder import encode_basestring as _quoted
 from typing import Any, Final
@@ -68,14 +68,7 @@ def path_variable(value: str, context: Context) -> str:
 
 def payload_from(body: HttpBody, context: Context) -> Payload:
     """Return a body and its headers as they came."""
-    return Payload(body=body.data, headers=_headers(context))
-
-
-def _headers(context: Context) -> Mapping[str, tuple[str, ...]]:
-    headers: dict[str, tuple[str, ...]] = {}
-    for key, value in calls.all_headers(context):
-        headers[key] = (*headers[key], value) if key in headers else (value,)
-    return headers
+    return Payload(body=body.data, headers=calls.all_headers(context))
 
 
 def ingest_answer(accepted: AcceptedMessage | AcceptedBatch) -> HttpBody:

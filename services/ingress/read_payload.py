@@ -38,8 +38,8 @@ log = structlog.get_logger(__name__)
 
 def refuse_unreadable(payload: Payload) -> None:
     """Raise UnsupportedEncodingError for a compressed body and PayloadTooLargeError for one of too many bytes."""
-    encodings = {value.strip().lower() for value in payload.header("content-encoding")}
-    if encodings - {"", "identity"}:
+    encodings = payload.header("content-encoding")
+    if any(value.strip().lower() not in ("", "identity") for value in encodings):
         raise UnsupportedEncodingError
     if len(payload.body) > MAX_BODY_BYTES:
         raise PayloadTooLargeError(limit=MAX_BODY_BYTES)

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Final, Protocol
 
 import structlog
@@ -88,12 +89,13 @@ class ReceivePayload:
         looked up last, in the transaction that stores the messages.
         """
         started = time.perf_counter()
-        integration = await self._find(ingress_key)
+        now = self._clock.now()
+        integration = await self._find(ingress_key, now)
         logs.bind(integration_id=integration.id, tenant_id=integration.tenant_id)
         if not integration.tenant_active:
             raise TenantInactiveError
         refuse_unreadable(payload)
-        verify_signature(integration, payload, self._clock.now())
+        verify_signature(integration, payload, now)
         mapped = trace_payload(integration, payload, max_messages=self._max_messages)
         if mapped.error:
             raise mapped.error
@@ -152,12 +154,12 @@ class ReceivePayload:
         )
         return accepted
 
-    async def _find(self, ingress_key: str) -> Integration:
+    async def _find(self, ingress_key: str, now: datetime) -> Integration:
         if not has_secret_form(ingress_key, KEY_PREFIX, KEY_LENGTH) or not has_valid_checksum(ingress_key):
             raise NotFoundError
         sha256 = hashlib.sha256(ingress_key.encode()).digest()
         integration = await self._integrations.by_ingress_key(sha256)
-        if not integration.answers_to(sha256, self._clock.now()):
+        if not integration.answers_to(sha256, now):
             raise NotFoundError
         return integration
 
