@@ -98,6 +98,8 @@ def soak(here: Bench, seconds: float = 60.0) -> list[Finding]:
         Finding(name="lost", value=measured.lost, at_most=0),
         Finding(name="resident MiB, all ours", value=memory, at_most=300),
         *(Finding(name=f"resident MiB, {name}", value=measured.resident_mib[name]) for name in OURS),
+        Finding(name="MiB, all ours, shared pages once", value=measured.proportional_mib_of_ours),
+        *(Finding(name=f"MiB, {name}, shared pages once", value=measured.proportional_mib[name]) for name in OURS),
         Finding(name="CPU of others, cores", value=measured.others_share),
     ]
 
@@ -110,13 +112,15 @@ def idle(here: Bench, seconds: float = 20.0) -> list[Finding]:
         before = processes.snapshot(stage.groups())
         time.sleep(seconds)
         usage = Usage.between(before, processes.snapshot(stage.groups()))
-        memory = processes.resident_mebibytes(stage.groups())
+        groups = stage.groups()
+        memory, proportional = processes.resident_mebibytes(groups), processes.proportional_mebibytes(groups)
     shares = {name: 100 * spent / usage.seconds for name, spent in usage.cpu_seconds.items()}
     ours = sum(shares[name] for name in OURS)
     return [
         Finding(name="CPU, % of a core, all ours", value=ours, at_most=3),
         *(Finding(name=f"CPU, % of a core, {name}", value=share) for name, share in shares.items()),
         Finding(name="resident MiB, all ours", value=sum(memory[name] for name in OURS)),
+        Finding(name="MiB, all ours, shared pages once", value=sum(proportional[name] for name in OURS)),
         Finding(name="CPU of others, cores", value=usage.others_share),
     ]
 

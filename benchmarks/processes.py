@@ -92,6 +92,16 @@ def resident_mebibytes(groups: Mapping[str, Iterable[Process]]) -> dict[str, flo
     return {name: sum(process.resident_bytes for process in group) / _MEBIBYTE for name, group in groups.items()}
 
 
+def proportional_mebibytes(groups: Mapping[str, Iterable[Process]]) -> dict[str, float]:
+    """Return each group's share of memory: a page that is in several processes is divided among them.
+
+    It is what the machine has less of. Processes of somebody else's that use the same files take their share too.
+    """
+    return {
+        name: sum(_proportional_bytes(process.pid) for process in group) / _MEBIBYTE for name, group in groups.items()
+    }
+
+
 def _line_of(process: Process, processes: Mapping[int, Process]) -> list[int]:
     """Return the pids of a process and of its ancestors, nearest first."""
     line = [process.pid]
@@ -114,6 +124,14 @@ def _read(pid: int) -> Process | None:
         cpu_seconds=sum(map(int, fields[11:15])) / _TICKS_PER_SECOND,
         resident_bytes=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
     )
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0  # it has just ended
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _machine_busy_seconds() -> float:

@@ -35,6 +35,7 @@ class Measured:
     repeated: int  # seen by the carrier twice
     cpu_us: Mapping[str, float]
     resident_mib: Mapping[str, float]
+    proportional_mib: Mapping[str, float]  # pages that processes share counted once
     others_share: float  # CPU of processes that are not part of the measurement, in cores
     generator_share: float  # CPU of the load generator, in cores
     sink_share: float
@@ -48,6 +49,11 @@ class Measured:
     def resident_mib_of_ours(self) -> float:
         """Memory of all our processes."""
         return sum(self.resident_mib[name] for name in OURS)
+
+    @property
+    def proportional_mib_of_ours(self) -> float:
+        """Memory of all our processes, with what they share counted once."""
+        return sum(self.proportional_mib[name] for name in OURS)
 
 
 class Stage:
@@ -84,7 +90,8 @@ class Stage:
         self.sink.reset()
         sink_before, before = self.sink.stats()["cpu_seconds"], processes.snapshot(self.groups())
         outcome = peers.send(load)
-        memory = processes.resident_mebibytes(self.groups())
+        groups = self.groups()
+        memory, proportional = processes.resident_mebibytes(groups), processes.proportional_mebibytes(groups)
         arrived = self.sink.wait_for(outcome.accepted, drain_seconds)
         time.sleep(_SETTLE_SECONDS)
         usage = Usage.between(before, processes.snapshot(self.groups()))
@@ -98,6 +105,7 @@ class Stage:
             repeated=int(arrived["total"]) - delivered,
             cpu_us={name: spent * 1e6 / max(delivered, 1) for name, spent in usage.cpu_seconds.items()},
             resident_mib=memory,
+            proportional_mib=proportional,
             others_share=usage.others_share - (outcome.cpu_seconds + sink_seconds) / usage.seconds,
             generator_share=outcome.cpu_seconds / (outcome.ended_at - outcome.started_at),
             sink_share=sink_seconds / usage.seconds,

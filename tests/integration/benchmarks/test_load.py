@@ -25,4 +25,9 @@ def test_every_request_is_answered_counted_and_sent_when_it_was_due():
         used = processes.tree(sink.pid, processes.all_processes())
         assert [process.pid for process in used] == [sink.pid]
         assert used[0].resident_bytes > 1_000_000
+        shared_once, resident = (
+            processes.proportional_mebibytes({"sink": used}),
+            processes.resident_mebibytes({"sink": used}),
+        )
+        assert 1 < shared_once["sink"] <= resident["sink"] + 1  # they were read one after the other
         assert os.getpid() in processes.all_processes()
