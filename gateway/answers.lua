@@ -3,6 +3,7 @@
 
 local LIST = "^/v1/[^/]+$"
 local CALLBACKS = {"^/v1/carriers/[^/]+/status$", "^/v1/carriers/[^/]+/inbound$"}
+local CARRIERS = "/v1/carriers/"
 local UTF8 = {
   "[\194-\223][\128-\191]", "\224[\160-\191][\128-\191]", "[\225-\236\238\239][\128-\191][\128-\191]",
   "\237[\128-\159][\128-\191]", "\240[\144-\191][\128-\191][\128-\191]",
@@ -31,8 +32,11 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local address, method = headers:get(":path"), headers:get(":method")
+  local address = headers:get(":path")
   if #address > 2048 then return handle:respond({[":status"] = "414"}, "") end
+  -- Nothing is to be done about nearly all requests: no query, nothing quoted, no callback.
+  if not address:find("[?%%]") and address:sub(1, #CARRIERS) ~= CARRIERS then return end
+  local method = headers:get(":method")
   local path, query = address:match("^([^?]*)(.*)$")
   if is_callback(path) then
     -- What a carrier signs, byte for byte, in headers of our own: envoy.yaml drops what a client sends under these names.
@@ -43,7 +47,6 @@ function envoy_on_request(handle)
   if address:find("%%[89a-fA-F]") and not is_utf8(address) then return handle:respond({[":status"] = "400"}, "") end
   -- The transcoder lets a query parameter override a path variable, so that only lists, which have none, keep theirs.
   if query ~= "" and not (method == "GET" and path:find(LIST)) then headers:replace(":path", path) end
-  handle:streamInfo():dynamicMetadata():set("textway", "request_id", headers:get("x-request-id"))
 end
 
 function envoy_on_response(handle)
