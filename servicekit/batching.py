@@ -21,10 +21,12 @@ class Batcher(Generic[Item, Result]):
     The handler gets 1 to `max_size` items in the order in which they were submitted and returns one result for each.
     With `weigh`, `max_size` is what a batch's items may weigh together; an item that weighs more goes alone. At most
     `concurrency` handlers run at once, and none begins sooner than `spacing_seconds` after the one before: what comes
-    alone goes at once, and what comes in crowds goes in crowds. When a handler raises, each of its items' callers gets
-    that exception; when it raises UnavailableError, so do all who wait behind it, for they have waited long enough for
-    the same thing. A caller that is cancelled while its item waits takes the item back; one whose batch is under way
-    can not.
+    alone goes at once, and what comes in crowds goes in crowds. With `overlap_seconds`, one begins beside others only
+    when the last of them began that long ago: a slow handler is helped, and behind one that is not slow items gather.
+
+    When a handler raises, each of its items' callers gets that exception; when it raises UnavailableError, so do all
+    who wait behind it, for they have waited long enough for the same thing. A caller that is cancelled while its item
+    waits takes the item back; one whose batch is under way can not.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Batcher(Generic[Item, Result]):
         concurrency: int = 1,
         weigh: Callable[[Item], int] = lambda _: 1,
         spacing_seconds: float = 0.0,
+        overlap_seconds: float = 0.0,
         name: str = "",
     ) -> None:
         """Take `name` for the sizes of the batches to be counted under it."""
@@ -42,7 +45,9 @@ class Batcher(Generic[Item, Result]):
         self._max_size = max_size
         self._weigh = weigh
         self._spacing_seconds = spacing_seconds
-        self._next_start = 0.0
+        self._overlap_seconds = max(overlap_seconds, spacing_seconds)
+        self._under_way = 0
+        self._started_at = -self._overlap_seconds
         self._sizes = BATCH_SIZE.labels(name) if name else None
         self._free = concurrency
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -74,20 +79,23 @@ class Batcher(Generic[Item, Result]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                if self._spacing_seconds:
+                if self._overlap_seconds:
                     await self._wait_for_turn()
                 batch = self._take()
                 if batch:
-                    await self._handle(batch)
+                    await self._begin(batch)
         finally:
             self._free += 1
 
     async def _wait_for_turn(self) -> None:
-        now = asyncio.get_running_loop().time()
-        start = max(now, self._next_start)
-        self._next_start = start + self._spacing_seconds
-        if start > now:
-            await asyncio.sleep(start - now)
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            distance = self._overlap_seconds if self._under_way else self._spacing_seconds
+            wait_seconds = self._started_at + distance - loop.time()
+            if wait_seconds <= 0:
+                self._started_at = loop.time()
+                return
+            await asyncio.sleep(wait_seconds)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -101,6 +109,13 @@ class Batcher(Generic[Item, Result]):
                 batch.append((item, future))
             self._waiting.popleft()
         return batch
+
+    async def _begin(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        self._under_way += 1
+        try:
+            await self._handle(batch)
+        finally:
+            self._under_way -= 1
 
     async def _handle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         if self._sizes:

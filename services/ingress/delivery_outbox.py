@@ -16,10 +16,11 @@ from textway.delivery.v1 import submission_service_pb2_grpc
 from textway.delivery.v1.submission_service_pb2 import PreviewMessageRequest, SubmitMessagesRequest
 
 MAX_MESSAGES_PER_CALL: Final = 200
-# One that Delivery commits, and one that is there when it has. More of them would only be smaller.
-CALLS_AT_ONCE: Final = 2
-# A call costs a hundred times what a message in it does. One message alone never waits for this.
+# A call costs a hundred times what a message in it does, so that messages wait for the call that is under way. They do
+# not wait for a replica that does not answer, and one message alone waits for nothing.
+CALLS_AT_ONCE: Final = 4
 CALL_SPACING_SECONDS: Final = 0.002
+CALL_OVERLAP_SECONDS: Final = 0.05
 # Below the gateway's 5 s, so that the sender gets an answer of ours.
 CALL_SECONDS: Final = 4.0
 PART: Final = "Delivery"
@@ -48,6 +49,7 @@ class DeliveryOutbox:
             max_size=MAX_MESSAGES_PER_CALL,
             concurrency=CALLS_AT_ONCE,
             spacing_seconds=CALL_SPACING_SECONDS,
+            overlap_seconds=CALL_OVERLAP_SECONDS,
             name="submit",
         )
 

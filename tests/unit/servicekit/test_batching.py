@@ -243,6 +243,32 @@ async def test_batches_keep_their_distance_so_that_a_crowd_goes_together(handler
     assert handler.batches == [[1], [2, 3, 4]]
 
 
+async def test_what_comes_meanwhile_gathers_behind_a_handler_that_is_not_slow(handler):
+    batcher = Batcher(handler, max_size=10, concurrency=5, overlap_seconds=60)
+    first = await submitted(batcher, 1)
+
+    crowd = [task for item in (2, 3, 4) for task in await submitted(batcher, item)]
+    began_beside_it = list(handler.batches)
+    handler.may_answer.set()
+
+    assert await asyncio.gather(*first, *crowd) == [2, 4, 6, 8]
+    assert began_beside_it == [[1]]
+    assert handler.batches == [[1], [2, 3, 4]]
+
+
+async def test_a_slow_handler_does_not_hold_up_what_comes_meanwhile(handler):
+    batcher = Batcher(handler, max_size=10, concurrency=2, overlap_seconds=0.02)
+    slow = await submitted(batcher, 1)
+
+    meanwhile = await submitted(batcher, 2, 3)
+    while len(handler.batches) < 2:
+        await asyncio.sleep(0.005)
+    handler.may_answer.set()
+
+    assert await asyncio.gather(*slow, *meanwhile) == [2, 4, 6]
+    assert handler.batches == [[1], [2, 3]]
+
+
 async def test_a_batch_is_full_when_its_items_weigh_enough(handler):
     batcher: Batcher[int, int] = Batcher(handler, max_size=10, weigh=lambda item: item)
     running = await submitted(batcher, 1)
