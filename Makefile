@@ -26,8 +26,8 @@ up: setup ## Run the product: gateway, services, SQLite files in data/, simulate
 
 # What bears company runs on both cores; what starts the product, and hurts it, has the machine to itself.
 test: setup ## Run every test.
-	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/integration tests/releases tests/architecture
-	$(PYTEST) tests/e2e tests/faults
+	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/integration tests/releases tests/architecture tests/e2e/gateway
+	$(PYTEST) --ignore tests/e2e/gateway tests/e2e tests/faults
 
 test-unit: setup ## Rules and use cases: no network, no disk.
 	$(PYTEST) tests/unit
