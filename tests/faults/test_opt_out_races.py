@@ -30,8 +30,12 @@ from tests.kit.claims import claim
 
 PROCESSES = 4
 RACES = 1000 if FULL else 100
-# About what a claim and a reply take, so that each often comes first and they often meet.
-HEAD_START_SECONDS = 0.006
+# How long those who claim give the STOP: from nothing to more than it takes, race by race, so that each side comes
+# first in some and they meet in others, on slow machines and on fast ones.
+HEAD_STARTS = 20
+LONGEST_HEAD_START_SECONDS = 0.04
+# By how much any of them is late.
+LATE_SECONDS = 0.004
 # No lease ends meanwhile: a row of the ledger is written once.
 LEASE = timedelta(hours=1)
 IN_TIME_SECONDS = 300
@@ -66,7 +70,8 @@ async def run_races(url: str, runner: int, line: Barrier) -> None:
             if hears_stop:
                 await messages.add([replace(new_message(datetime.now(UTC)), to=person(race))])
             line.wait(IN_TIME_SECONDS)
-            await asyncio.sleep(chance.random() * HEAD_START_SECONDS)
+            head_start = LONGEST_HEAD_START_SECONDS * (race // PROCESSES % HEAD_STARTS) / HEAD_STARTS
+            await asyncio.sleep(chance.random() * LATE_SECONDS + (0 if hears_stop else head_start))
             if hears_stop:
                 await replies.add_reply(
                     stop(race),
