@@ -50,7 +50,6 @@ class CarrierMonitor:
     ) -> None:
         self._store = store
         self._on_back = on_back  # a carrier takes messages again
-
         self._carriers = carriers
         self._clock = clock
         names = [carrier.name for carrier in carriers]

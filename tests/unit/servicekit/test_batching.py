@@ -247,7 +247,7 @@ async def test_what_comes_meanwhile_gathers_behind_a_handler_that_is_not_slow(ha
     batcher = Batcher(handler, max_size=10, concurrency=5, overlap_seconds=60)
     first = await submitted(batcher, 1)
 
-    crowd = [task for item in (2, 3, 4) for task in await submitted(batcher, item)]
+    crowd = await submitted(batcher, 2, 3, 4)
     began_beside_it = list(handler.batches)
     handler.may_answer.set()
 

@@ -6,13 +6,13 @@ Documentation: docs/guides/new-carrier.md, "Templates" and "request".
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
 from yarl import URL
 
+from servicekit import quick_json
 from servicekit.sms_text import Encoding, measure
 from services.delivery.carriers.base import OutboundMessage
 from services.delivery.carriers.http.model import (
@@ -115,15 +115,4 @@ def _body(request: Request, values: Values, headers: dict[str, str]) -> bytes | 
         return None
     headers.setdefault("Content-Type", "application/json")
     document = fill(request.json, values)
-    return _as_json({} if document is LEFT_OUT else document).encode()
-
-
-def _as_json(value: object) -> str:
-    # Mostly an object of a few texts, for which an encoder takes longer to start than to run.
-    match value:
-        case str():
-            return json.encoder.encode_basestring_ascii(value)
-        case dict():
-            return f"{{{', '.join([f'{_as_json(name)}: {_as_json(each)}' for name, each in value.items()])}}}"
-        case _:
-            return json.dumps(value)
+    return quick_json.encode({} if document is LEFT_OUT else document).encode()
