@@ -25,7 +25,8 @@ Result = TypeVar("Result")
 CONNECTIONS: Final = 10
 CONNECT_SECONDS: Final = 1.5
 STATEMENT_MS: Final = 1500
-LOCK_MS: Final = 1000
+# Longer than PostgreSQL's own deadlock_timeout of 1 s, so that it breaks a circle by ending one of those within it.
+LOCK_MS: Final = 1250
 # A process that is paused inside a transaction must not hold its rows for longer than a lease.
 IDLE_IN_TRANSACTION_MS: Final = 10_000
 # How often a connection that only listens is asked for a sign of life.
@@ -139,6 +140,11 @@ class PostgresEngine:
                 if patience_seconds * 1000 > STATEMENT_MS:
                     await _wait_longer(connection, patience_seconds)
                 yield cast("Connection", connection)
+        except Exception as error:
+            # The driver meets its own deadline with whatever error its state then leads to.
+            if driver.is_closed() and not self.is_outage(error):
+                raise ConnectionError(f"a connection is lost: {type(error).__name__}") from error
+            raise
         finally:
             # A caller that is cancelled must not leave the connection behind.
             closing = asyncio.ensure_future(connection.close())

@@ -63,7 +63,7 @@ async def test_a_session_is_set_up_as_promised(database):
     wanted = {
         "application_name": "textway-probe",
         "synchronous_commit": "on",
-        "lock_timeout": "1s",
+        "lock_timeout": "1250ms",
         "statement_timeout": "1500ms",
         "idle_in_transaction_session_timeout": "10s",
         "transaction_isolation": "read committed",
@@ -136,6 +136,19 @@ async def test_nothing_of_a_transaction_stays_when_it_fails_or_its_caller_is_can
 
     await note(database, "whole")
     assert await notes(database) == ["whole"]
+
+
+async def test_whatever_the_driver_says_of_a_connection_that_was_cut_is_an_outage(database):
+    async def cut_off() -> None:
+        async with database.write() as connection:
+            await connection.execute(text("INSERT INTO notes (body) VALUES ('cut')"))
+            (await connection.get_raw_connection()).driver_connection.terminate()
+            raise AttributeError("'NoneType' object has no attribute 'bind_execute'")
+
+    with pytest.raises(UnavailableError):
+        await cut_off()
+
+    assert await notes(database) == []
 
 
 async def test_a_row_that_another_holds_is_waited_for_and_not_for_long(database):
