@@ -44,12 +44,11 @@ class Connection(Protocol):
     ) -> Result:
         """Run a function over SQLAlchemy's own connection."""
 
-
-class DirectConnection(Connection, Protocol):
-    """One that can also leave SQLAlchemy out, which takes longer for a statement than SQLite does."""
-
     async def rows(self, statement: str, values: tuple[Any, ...], /) -> Sequence[tuple[Any, ...]]:
-        """Run a text once and return its rows, as the driver gives them."""
+        """Run a text on the driver's own connection and return its rows, as the driver gives them.
+
+        SQLAlchemy is left out, which takes longer for a statement than the driver does.
+        """
 
     async def each(self, statement: str, rows: Sequence[tuple[Any, ...]], /) -> None:
-        """Run a text once for each of the rows."""
+        """Run a text on the driver's own connection, once for each of the rows."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
-from servicekit.connection import Connection, DirectConnection
+from servicekit.connection import Connection
 
 Values = tuple[Any, ...]
 Written = Callable[[str], Executable]  # by the engine's name, where engines need different words
@@ -48,19 +48,14 @@ class HotStatement:
         if not rows:
             return
         text, ordered = self._for(connection.dialect)
-        ordered_rows = [ordered(row) for row in rows]
-        if connection.dialect.name == "sqlite":
-            await cast("DirectConnection", connection).each(text, ordered_rows)
-        else:
-            await connection.exec_driver_sql(text, ordered_rows)
+        await connection.each(text, [ordered(row) for row in rows])
 
     async def rows(self, connection: Connection, *values: Any) -> Sequence[Values]:
         """Run it once and return its rows; a list is one value (see `one_of`)."""
         text, ordered = self._for(connection.dialect)
         if connection.dialect.name == "sqlite":
             values = tuple(json.dumps(value) if isinstance(value, list) else value for value in values)
-            return await cast("DirectConnection", connection).rows(text, ordered(values))
-        return cast("Sequence[Values]", (await connection.exec_driver_sql(text, ordered(values))).all())
+        return await connection.rows(text, ordered(values))
 
     def _for(self, dialect: Dialect) -> tuple[str, Callable[[Values], Values]]:
         known = self._compiled.get(dialect.name)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import asyncpg
 import structlog
-from sqlalchemy import event, text
+from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from servicekit.connection import Connection
 from servicekit.metrics import Pool
+from servicekit.postgres_connection import Driver, PostgresConnection
 from servicekit.settings import SettingsError
 
 Result = TypeVar("Result")
@@ -66,25 +67,6 @@ _OUTAGES: Final = (
 log = structlog.get_logger(__name__)
 
 
-class Driver(Protocol):
-    """The part of an asyncpg connection that is used here; asyncpg has no types."""
-
-    def is_closed(self) -> bool:
-        """Tell whether either side has closed it."""
-
-    def terminate(self) -> None:
-        """Close it at once."""
-
-    async def add_listener(self, channel: str, callback: Callable[[object, int, str, str], None]) -> None:
-        """Call back for each notification."""
-
-    async def fetchrow(self, query: str) -> Mapping[str, str]:
-        """Return the first row."""
-
-    async def execute(self, query: str) -> str:
-        """Run a statement."""
-
-
 def open_engine(url: URL, name: str) -> PostgresEngine:
     """Return an engine that connects when it is first used; `name` is shown in pg_stat_activity."""
     if url.drivername not in ("postgresql", "postgresql+asyncpg"):
@@ -99,6 +81,7 @@ def open_engine(url: URL, name: str) -> PostgresEngine:
             max_overflow=0,
             pool_timeout=CONNECT_SECONDS,
             hide_parameters=True,
+            isolation_level="AUTOCOMMIT",  # transactions are begun and ended by PostgresConnection
             connect_args={"timeout": CONNECT_SECONDS, "server_settings": {**_SESSION, "application_name": name}},
         )
     )
@@ -117,7 +100,6 @@ class PostgresEngine:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         # Connections from before a break may be dead without knowing it.
         self._breaks = 0
         event.listen(engine.sync_engine, "connect", self._examine_server)
@@ -130,55 +112,61 @@ class PostgresEngine:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_seconds
         async with asyncio.timeout_at(deadline):
-            connection = await (self._engine if writes else self._snapshots).connect()
-        driver = cast("Driver", (await connection.get_raw_connection()).driver_connection)
+            connection = await self._take()
         # Cutting the connection ends whatever it waits for, at once and without a word from the server; a cancelled
         # statement would wait for the server to agree.
-        watchdog = loop.call_at(deadline, driver.terminate)
+        watchdog = loop.call_at(deadline, connection.driver.terminate)
         try:
-            async with connection.begin():
-                if patience_seconds * 1000 > STATEMENT_MS:
-                    await _wait_longer(connection, patience_seconds)
-                yield cast("Connection", connection)
+            await connection.begin(writes=writes)
+            if patience_seconds * 1000 > STATEMENT_MS:
+                await _set_waits(connection.driver, "SET LOCAL", patience_seconds)
+            yield connection
+            await connection.commit()
         except Exception as error:
-            # The driver meets its own deadline with whatever error its state then leads to.
-            if driver.is_closed() and not self.is_outage(error):
-                raise ConnectionError(f"a connection is lost: {type(error).__name__}") from error
+            _forget_values(error)
+            await _undo(connection)
+            if connection.driver.is_closed():
+                self._breaks += 1
+                # The driver meets its own deadline with whatever error its state then leads to.
+                if not self.is_outage(error):
+                    raise ConnectionError(f"a connection is lost: {type(error).__name__}") from error
+            raise
+        except BaseException:
+            # A caller that is cancelled must not leave the connection behind, nor wait for it.
+            connection.driver.terminate()
             raise
         finally:
-            # A caller that is cancelled must not leave the connection behind.
-            closing = asyncio.ensure_future(connection.close())
-            closing.add_done_callback(lambda _: watchdog.cancel())
-            await asyncio.shield(closing)
+            watchdog.cancel()
+            connection.give_back()
+
+    async def _take(self) -> PostgresConnection:
+        return PostgresConnection(self._engine, await self._engine.raw_connection())
 
     @contextlib.asynccontextmanager
     async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[Connection]:
         """See Engine."""
-        async with (
-            asyncio.timeout(patience_seconds),
-            self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection,
-        ):
-            for name in ("statement_timeout", "lock_timeout"):
-                await connection.execute(text(f"SET {name} = {round(patience_seconds * 1000)}"))
+        async with asyncio.timeout(patience_seconds):
+            connection = await self._take()
             try:
-                yield cast("Connection", connection)
+                await _set_waits(connection.driver, "SET", patience_seconds)
+                yield connection
             finally:
                 # Its settings and its locks end with it.
-                await asyncio.shield(connection.invalidate())
+                connection.driver.terminate()
+                connection.give_back()
 
     async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
         """See Engine."""
         async with asyncio.timeout(CONNECT_SECONDS):
-            connection = await self._engine.connect()
-        driver = cast("Driver", (await connection.get_raw_connection()).driver_connection)
+            connection = await self._take()
         try:
-            await _listen(driver, channel, heard)
+            await _listen(connection.driver, channel, heard)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise ConnectionError(f"a connection that listened is lost: {type(error).__name__}") from error
         finally:
             # It would go on listening in the pool.
-            driver.terminate()
-            await asyncio.shield(connection.close())
+            connection.driver.terminate()
+            connection.give_back()
 
     async def run(
         self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
@@ -189,10 +177,13 @@ class PostgresEngine:
 
     def is_outage(self, error: Exception) -> bool:
         """See Engine."""
-        if isinstance(error, DBAPIError):
-            state = getattr(error.orig, "sqlstate", None) or ""
-            return error.connection_invalidated or state.startswith(_OUTAGES)
-        return isinstance(error, (OSError, PoolTimeoutError))
+        if isinstance(error, (OSError, PoolTimeoutError, asyncpg.InvalidCachedStatementError)):
+            return True  # of the last, the driver has forgotten what it had prepared before a step of the schema
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        # SQLAlchemy's error around the driver's, the driver's own, or that of a connection that could not be made.
+        state = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+        return state.startswith(_OUTAGES)
 
     def pools(self) -> Mapping[str, Pool]:
         """See Engine."""
@@ -214,7 +205,7 @@ class PostgresEngine:
             raise DisconnectionError
 
     def _examine_error(self, context: ExceptionContext) -> None:
-        _forget_values(context.original_exception)
+        _forget_values(context.original_exception.__cause__)
         if context.is_disconnect:
             self._breaks += 1
             # The pool would say goodbye on each of its connections, and wait for the answer of a server that is away.
@@ -230,16 +221,25 @@ async def _listen(driver: Driver, channel: str, heard: Callable[[str], None]) ->
             await driver.execute("SELECT 1")
 
 
-def _forget_values(error: BaseException) -> None:
+def _forget_values(error: BaseException | None) -> None:
     # PostgreSQL quotes the row that broke a rule in the detail, and a traceback shows it.
-    if error.__cause__ is not None and hasattr(error.__cause__, "detail"):
-        error.__cause__.detail = None
+    if isinstance(error, asyncpg.PostgresError):
+        error.detail = None
 
 
-async def _wait_longer(connection: AsyncConnection, seconds: float) -> None:
+async def _undo(connection: PostgresConnection) -> None:
+    try:
+        await connection.roll_back()
+    except BaseException as error:
+        connection.driver.terminate()
+        if not isinstance(error, Exception):
+            raise
+
+
+async def _set_waits(driver: Driver, how: str, seconds: float) -> None:
+    """Let statements and locks take so long, by SET or SET LOCAL."""
     milliseconds = round(seconds * 1000)
-    for name in ("statement_timeout", "lock_timeout"):
-        await connection.execute(text(f"SET LOCAL {name} = {milliseconds}"))
+    await driver.execute(f"{how} statement_timeout = {milliseconds}; {how} lock_timeout = {milliseconds}")
 
 
 async def _examine_server(driver: Driver) -> None:

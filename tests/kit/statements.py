@@ -10,6 +10,7 @@ from unittest import mock
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from servicekit.postgres_connection import PostgresConnection
 from servicekit.sqlite_lines import Line, _SqliteConnection
 
 # The driver's connection, the statement, its parameters, and whether these are rows of them.
@@ -21,7 +22,6 @@ Ended = Callable[[object], None]
 def watched(seen: Seen, committed: Ended = lambda _: None) -> Iterator[None]:
     """Tell of each statement before it is run, of the one that begins a transaction too, and of commits on SQLite."""
     begin, commit = Line._begin, Line._commit
-    rows, each = _SqliteConnection.rows, _SqliteConnection.each
 
     def through_sqlalchemy(
         connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
@@ -38,20 +38,27 @@ def watched(seen: Seen, committed: Ended = lambda _: None) -> Iterator[None]:
         commit(line)
         committed(line._driver)
 
-    async def on_rows(connection: Any, statement: str, values: Any) -> Any:
-        seen(connection._driver, statement, values, False)
-        return await rows(connection, statement, values)
-
-    async def on_each(connection: Any, statement: str, many: Any) -> None:
-        seen(connection._driver, statement, many, True)
-        await each(connection, statement, many)
-
     event.listen(Engine, "before_cursor_execute", through_sqlalchemy)
     try:
         with (
             mock.patch.multiple(Line, _begin=on_begin, _commit=on_commit),
-            mock.patch.multiple(_SqliteConnection, rows=on_rows, each=on_each),
+            _direct_ones_told(_SqliteConnection, "_driver", seen),
+            _direct_ones_told(PostgresConnection, "driver", seen),
         ):
             yield
     finally:
         event.remove(Engine, "before_cursor_execute", through_sqlalchemy)
+
+
+def _direct_ones_told(connections: Any, driver: str, seen: Seen) -> contextlib.AbstractContextManager[Any]:
+    rows, each = connections.rows, connections.each
+
+    async def on_rows(connection: Any, statement: str, values: Any) -> Any:
+        seen(getattr(connection, driver), statement, values, False)
+        return await rows(connection, statement, values)
+
+    async def on_each(connection: Any, statement: str, many: Any) -> None:
+        seen(getattr(connection, driver), statement, many, True)
+        await each(connection, statement, many)
+
+    return mock.patch.multiple(connections, rows=on_rows, each=on_each)

@@ -142,7 +142,7 @@ async def test_whatever_the_driver_says_of_a_connection_that_was_cut_is_an_outag
     async def cut_off() -> None:
         async with database.write() as connection:
             await connection.execute(text("INSERT INTO notes (body) VALUES ('cut')"))
-            (await connection.get_raw_connection()).driver_connection.terminate()
+            connection.driver.terminate()
             raise AttributeError("'NoneType' object has no attribute 'bind_execute'")
 
     with pytest.raises(UnavailableError):
