@@ -116,6 +116,7 @@ class RunningServer:
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
         registry = guarded(server)
         checks = health.aio.HealthServicer()
+        await checks.set("", health_pb2.HealthCheckResponse.NOT_SERVING)  # or it would say SERVING as it starts
         health_pb2_grpc.add_HealthServicer_to_server(checks, registry)
         names = [name for service in services for name in service.grpc_services]
         if settings.grpc_reflection:

@@ -367,6 +367,30 @@ async def test_says_that_it_serves_as_a_whole_and_service_by_service(channel, pr
         assert await health_of(channel, name) == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_does_not_say_that_it_serves_before_its_services_have_started(probe, settings):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        probe.listen = f"127.0.0.1:{free.getsockname()[1]}"
+    beginning, may_begin = asyncio.Event(), asyncio.Event()
+
+    async def begin() -> None:
+        beginning.set()
+        await may_begin.wait()
+
+    probe.start = begin
+    starting = asyncio.create_task(RunningServer.start([probe], settings))
+    await beginning.wait()
+
+    async with clients.open_channel(probe.listen) as channel:
+        early = await health_of(channel)
+        may_begin.set()
+        running = await starting
+        late = await health_of(channel)
+    await running.stop(0)
+
+    assert early == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert late == health_pb2.HealthCheckResponse.SERVING
+
+
 @pytest.mark.parametrize("notice_seconds", [0.2])
 async def test_stops_by_saying_so_then_finishing_the_call_in_hand(probe, running, channel, client):
     taken, may_answer = asyncio.Event(), asyncio.Event()
