@@ -8,10 +8,11 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from configparser import RawConfigParser
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,10 +41,15 @@ _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """One process to keep running."""
+    """One process to keep running.
+
+    Those of one group, which stand side by side, are stopped together; by default each is a group of its own.
+    """
 
     name: str
     command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside what is inherited; no value has a quote in it
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +194,7 @@ def _write_configuration(children: Sequence[Child], folders: Folders) -> Path:
     for position, child in enumerate(children, start=1):
         parser[f"program:{child.name}"] = {
             "command": _escaped(shlex.join(child.command)),
+            "environment": _escaped(",".join(f'{name}="{value}"' for name, value in child.environment.items())),
             "priority": str(position),
             "autorestart": "true",
             "startsecs": str(START_SECONDS),
@@ -201,6 +208,10 @@ def _write_configuration(children: Sequence[Child], folders: Folders) -> Path:
             "stderr_logfile_maxbytes": str(LOG_BYTES),
             "stderr_logfile_backups": str(LOG_BACKUPS),
         }
+    groups = groupby(children, key=lambda child: child.group or child.name)
+    for position, (group, members) in enumerate(groups, start=1):
+        programs = ",".join(child.name for child in members)
+        parser[f"group:{group}"] = {"programs": programs, "priority": str(position)}
     path = folders.run / "supervisor.conf"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -20,7 +20,10 @@ from pathlib import Path
 from services.launcher.supervision import Child, Folders, supervise
 
 folder = Path(sys.argv[1])
-children = [Child(name=name, command=(sys.executable, sys.argv[2], name, str(folder))) for name in sys.argv[4:]]
+children = []
+for said in sys.argv[4:]:
+    group, _, name = said.rpartition("/")
+    children.append(Child(name=name, command=(sys.executable, sys.argv[2], name, str(folder)), group=group))
 folders = Folders(logs=folder / "logs", run=folder / "run")
 print(
     supervise(
@@ -47,6 +50,20 @@ print("hello from", name, file=sys.stderr, flush=True)
 """
 LIVE = WRITE_EVENTS + "while True: time.sleep(60)"
 DIE = WRITE_EVENTS + "sys.exit(7)"
+WAIT_FOR_EACH_OTHER = (
+    WRITE_EVENTS
+    + """
+def stop_with_the_other(*_):
+    note("stop")
+    deadline = time.monotonic() + 10
+    while open(folder + "/events").read().count("stop") < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    note("end")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop_with_the_other)
+while True: time.sleep(60)
+"""
+)
 CHATTER = (
     WRITE_EVENTS
     + """
@@ -116,6 +133,17 @@ def test_starts_in_order_and_stops_in_reverse_order(start: Start, tmp_path: Path
     assert output.splitlines()[-1] == "True"
     assert [name for event, name, _ in events(tmp_path) if event == "stop"] == ["third", "second", "first"]
     assert not any(is_alive(pid) for _, _, pid in events(tmp_path))
+
+
+def test_stops_those_of_a_group_together(start: Start, tmp_path: Path) -> None:
+    process = start(WAIT_FOR_EACH_OTHER, "both/one", "both/two")
+    wait_for(lambda: len(events(tmp_path)) == 2)
+
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=40)
+
+    assert output.splitlines()[-1] == "True"
+    assert [event for event, _, _ in events(tmp_path)] == ["start", "start", "stop", "stop", "end", "end"]
 
 
 @pytest.mark.parametrize(
