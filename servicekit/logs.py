@@ -39,7 +39,7 @@ def bound() -> Mapping[str, str]:
     return _bound.get()
 
 
-def configure(*, service: str, level: str = "info", log_format: LogFormat = "auto") -> None:
+def configure(*, service: str, replica: str = REPLICA, level: str = "info", log_format: LogFormat = "auto") -> None:
     """Set up the process's logs. `auto` writes columns to a terminal and JSON to anything else."""
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     # A plain traceback: the richer ones print local variables, and those may be secrets.
@@ -49,7 +49,7 @@ def configure(*, service: str, level: str = "info", log_format: LogFormat = "aut
         else _to_json
     )
     shared: list[structlog.typing.Processor] = [
-        _naming(service),
+        _naming(service, replica),
         structlog.processors.add_log_level,
         _tell_the_time,
     ]
@@ -73,12 +73,12 @@ def configure(*, service: str, level: str = "info", log_format: LogFormat = "aut
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def _naming(service: str) -> structlog.typing.Processor:
+def _naming(service: str, replica: str) -> structlog.typing.Processor:
     def name(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         """Say who writes a line, in whose behalf, and of which trace it is."""
         for key, value in _bound.get().items():
             line.setdefault(key, value)
-        line["service"], line["replica"] = service, REPLICA
+        line["service"], line["replica"] = service, replica
         if tracing.is_on():
             line.setdefault("trace_id", tracing.trace_id(tracing.traceparent()))
         for key in _IDS:

@@ -67,7 +67,10 @@ def greet() -> None:
 
 @cli.command()
 @click.argument("names", nargs=-1, required=True, type=PART_NAMES)
-def serve(names: tuple[str, ...]) -> None:
+@click.option(
+    "--number", default=1, type=click.IntRange(1), help="Which of several on this machine, in logs and traces."
+)
+def serve(names: tuple[str, ...], number: int) -> None:
     """Serve any of the services in this process, until SIGTERM."""
     from servicekit import tls
 
@@ -75,8 +78,9 @@ def serve(names: tuple[str, ...]) -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     settings = load(ProcessSettings)
     tls.identity(settings)  # before anything is built that would have to be closed
-    logs.configure(service="+".join(names), level=settings.log_level, log_format=settings.log_format)
-    tracing.configure(service="+".join(names), replica=logs.REPLICA)
+    service, replica = "+".join(names), logs.REPLICA if number == 1 else f"{logs.REPLICA}-{number}"
+    logs.configure(service=service, replica=replica, level=settings.log_level, log_format=settings.log_format)
+    tracing.configure(service=service, replica=replica)
     _run(_serve(names, settings))
 
 

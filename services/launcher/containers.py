@@ -32,7 +32,7 @@ def prepare(settings: GatewayFilesSettings, *, gateway_folder: Path, login: Path
         listen=settings.gateway_listen,
         upstreams=gateway.Upstreams(
             integrations=settings.integrations_address,
-            ingress=settings.ingress_address,
+            ingress=(settings.ingress_address,),
             delivery=settings.delivery_address,
         ),
         secured=gateway.Tls.of(settings),

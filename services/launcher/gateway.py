@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -32,8 +33,8 @@ from textway.integrations.v1 import integrations_service_pb2, webhooks_service_p
 
 FOLDER: Final = Path(__file__).resolve().parent.parent.parent / "gateway"
 ANSWERS: Final = FOLDER / "answers.lua"
-# How often a replica that is well is asked. It must be noticed when one is about to leave (decision 18); where there is
-# only one of each service, there is none to go to instead, and a call tells at once that it is gone.
+# How often a replica that is well is asked. It must be noticed when one is about to leave (decision 18); where `up`
+# runs them, none leaves while others stay, and a call tells at once that one is gone.
 HEALTH_SECONDS: Final = 0.25
 HEALTH_SECONDS_OF_ONE: Final = 1.0
 # A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
@@ -53,7 +54,7 @@ class Upstreams:
     """Where the gateway finds each service, as `host:port`."""
 
     integrations: str
-    ingress: str
+    ingress: tuple[str, ...]  # one for each process, all of one host, whose name is in their certificate
     delivery: str
 
 
@@ -96,12 +97,14 @@ def prepare(
     descriptors.write_bytes(descriptor_set().SerializeToString())
     admin = admin_socket(folder)
     pipe = {"pipe": {"path": str(admin), "mode": 0o600}}
+    listen_host, listen_port = _host_and_port(listen)
     values = {
-        **_host_and_port("listen", listen),
+        "listen_host": listen_host,
+        "listen_port": listen_port,
         "listen_transport_socket": transport_sockets.listening(secured.listener),
-        **_upstream("integrations", upstreams.integrations, secured.identity),
+        **_upstream("integrations", (upstreams.integrations,), secured.identity),
         **_upstream("ingress", upstreams.ingress, secured.identity),
-        **_upstream("delivery", upstreams.delivery, secured.identity),
+        **_upstream("delivery", (upstreams.delivery,), secured.identity),
         "admin": json.dumps(_socket_address(admin_listen) if admin_listen else pipe),
         "descriptors": str(descriptors),
         "answers": str(answers),
@@ -137,16 +140,20 @@ def _collect(file: FileDescriptor, files: dict[str, FileDescriptor]) -> None:
     files.setdefault(file.name, file)
 
 
-def _upstream(name: str, address: str, identity: Identity | None) -> dict[str, str]:
-    values = _host_and_port(name, address)
-    return {**values, f"{name}_transport_socket": transport_sockets.calling(identity, values[f"{name}_host"])}
+def _upstream(name: str, addresses: Sequence[str], identity: Identity | None) -> dict[str, str]:
+    endpoints = [{"endpoint": {"address": _socket_address(address)}} for address in addresses]
+    host, _ = _host_and_port(addresses[0])
+    return {
+        f"{name}_endpoints": json.dumps(endpoints),
+        f"{name}_transport_socket": transport_sockets.calling(identity, host),
+    }
 
 
 def _socket_address(address: str) -> dict[str, dict[str, str | int]]:
-    host, _, port = address.rpartition(":")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+    host, port = _host_and_port(address)
+    return {"socket_address": {"address": host, "port_value": int(port)}}
 
 
-def _host_and_port(name: str, address: str) -> dict[str, str]:
+def _host_and_port(address: str) -> tuple[str, str]:
     host, _, port = address.rpartition(":")
-    return {f"{name}_host": host.strip("[]"), f"{name}_port": port}
+    return host.strip("[]"), port

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from services.launcher import gateway_client
+from services.launcher import gateway_client, health
 from services.launcher.keep import report
+from services.launcher.runtime import running_addresses
 from services.launcher.settings import LauncherSettings
 
 # What says that all is serving: the product by its own word, then one address of each service that the gateway must
@@ -42,6 +43,10 @@ def _not_ready(settings: LauncherSettings) -> str | None:
         status, body = _get(settings, path)
         if status not in (http.client.OK, http.client.UNAUTHORIZED):
             return body
+    # The gateway's answers came from any one of these.
+    for address in running_addresses(settings.data_dir, "ingress"):
+        if (state := health.ask(address)) != health.SERVING:
+            return f"ingress at {address} is {state}"
     return None
 
 

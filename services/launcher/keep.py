@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -39,7 +39,7 @@ def become_keeper(plan: Plan, lock: int) -> NoReturn:
     with os.fdopen(descriptor, "w") as output:
         json.dump(
             {
-                "children": {child.name: child.command for child in plan.children},
+                "children": [asdict(child) for child in plan.children],
                 "logs": str(plan.folders.logs),
                 "run": str(plan.folders.run),
                 "admin": str(plan.admin),
@@ -80,7 +80,7 @@ def main(file: Path, lock: int) -> int:
 def _read(file: Path) -> Plan:
     said = json.loads(file.read_text())
     return Plan(
-        children=[Child(name=name, command=command) for name, command in said["children"].items()],
+        children=[Child(**child) for child in said["children"]],
         folders=Folders(logs=Path(said["logs"]), run=Path(said["run"])),
         admin=Path(said["admin"]),
         greeter=said["greeter"],

@@ -18,12 +18,11 @@ from typing import Final, TypeVar
 from servicekit.settings import ENV_PREFIX, SettingsError
 from services.launcher import gateway_process
 from services.launcher.keep import Plan, become_keeper, report
+from services.launcher.processes import SERVICES, ServiceProcess, choose_addresses, planned
 from services.launcher.runtime import addresses_file, write_addresses
 from services.launcher.settings import LauncherSettings
 from services.launcher.supervision import Child, Folders
 
-SERVICES: Final = ("integrations", "delivery", "ingress")
-LISTENERS: Final = (*SERVICES, *(f"{name}_metrics" for name in SERVICES))
 PYTHON: Final = (sys.executable, "-m", "services")
 GREETER: Final = (*PYTHON, "greet")
 Result = TypeVar("Result")
@@ -45,14 +44,22 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
     with _only_one(folders.run / "up.lock") as lock:
         _check_port(settings)
         _raise_open_files()
-        addresses = _addresses(settings)
+        services = planned(settings)
+        addresses = choose_addresses(services, settings)
         os.environ.update(_environment(settings, data_dir, addresses))
-        prepared = _aside(_prepare, settings, folders.run / "gateway", addresses)
+        prepared = _aside(_prepare, settings, folders.run / "gateway", services, addresses)
         if subprocess.run([*python, "migrate"], check=False).returncode:
             report("the databases could not be brought up to date")
             return 1
         write_addresses(data_dir, {**addresses, "gateway": settings.address})
-        return become_keeper(_plan(settings, folders, prepared, python, greeter), lock)
+        plan = Plan(
+            children=[*(_child(each, addresses, python) for each in services), _gateway(settings, prepared)],
+            folders=folders,
+            admin=prepared.admin,
+            greeter=greeter,
+            addresses=addresses_file(data_dir),
+        )
+        return become_keeper(plan, lock)
 
 
 def _aside(step: Callable[..., Result], *arguments: object) -> Result:
@@ -61,36 +68,37 @@ def _aside(step: Callable[..., Result], *arguments: object) -> Result:
         return process.submit(step, *arguments).result()
 
 
-def _prepare(settings: LauncherSettings, folder: Path, addresses: Mapping[str, str]) -> gateway_process.Prepared:
+def _prepare(
+    settings: LauncherSettings, folder: Path, services: Sequence[ServiceProcess], addresses: Mapping[str, str]
+) -> gateway_process.Prepared:
     from services.launcher import carriers_command, gateway
 
     carriers_command.read()  # so that a wrong file is told once, and before anything starts
     return gateway.prepare(
         folder,
         listen=f"{settings.http_host}:{settings.http_port}",
-        upstreams=gateway.Upstreams(**{name: addresses[name] for name in SERVICES}),
+        upstreams=gateway.Upstreams(
+            integrations=addresses["integrations"],
+            ingress=tuple(addresses[each.name] for each in services if each.service == "ingress"),
+            delivery=addresses["delivery"],
+        ),
         secured=gateway.Tls.of(settings),
         health_seconds=gateway.HEALTH_SECONDS_OF_ONE,
     )
 
 
-def _plan(
-    settings: LauncherSettings,
-    folders: Folders,
-    prepared: gateway_process.Prepared,
-    python: Sequence[str],
-    greeter: Sequence[str],
-) -> Plan:
-    children = [Child(name=name, command=(*python, "serve", name)) for name in SERVICES]
-    command = gateway_process.command(prepared.configuration, workers=settings.gateway_workers)
-    children.append(Child(name="gateway", command=command))
-    return Plan(
-        children=children,
-        folders=folders,
-        admin=prepared.admin,
-        greeter=greeter,
-        addresses=addresses_file(settings.data_dir.absolute()),
+def _child(process: ServiceProcess, addresses: Mapping[str, str], python: Sequence[str]) -> Child:
+    return Child(
+        name=process.name,
+        command=(*python, *process.arguments),
+        environment=process.environment(addresses),
+        group=process.service,
     )
+
+
+def _gateway(settings: LauncherSettings, prepared: gateway_process.Prepared) -> Child:
+    command = gateway_process.command(prepared.configuration, workers=settings.gateway_workers)
+    return Child(name="gateway", command=command)
 
 
 @contextlib.contextmanager
@@ -128,19 +136,6 @@ def _raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _addresses(settings: LauncherSettings) -> dict[str, str]:
-    given = {name: str(getattr(settings, f"{name}_listen")) for name in LISTENERS}
-    with contextlib.ExitStack() as held:
-        return {name: address or _free_address(held) for name, address in given.items()}
-
-
-def _free_address(held: contextlib.ExitStack) -> str:
-    # Held until all are chosen, so that no two get the same.
-    probe = held.enter_context(socket.socket())
-    probe.bind(("127.0.0.1", 0))
-    return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
 def _environment(settings: LauncherSettings, data_dir: Path, addresses: Mapping[str, str]) -> dict[str, str]:
     values = {
         "DATA_DIR": str(data_dir),
@@ -149,6 +144,4 @@ def _environment(settings: LauncherSettings, data_dir: Path, addresses: Mapping[
     }
     for name in SERVICES:
         values[f"{name.upper()}_ADDRESS"] = addresses[name]
-    for name in LISTENERS:
-        values[f"{name.upper()}_LISTEN"] = addresses[name]
     return {f"{ENV_PREFIX}{name}": value for name, value in values.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ import grpc
 from servicekit import clients, tls
 from servicekit.errors import ServiceError
 from servicekit.settings import load
-from services.launcher.runtime import running_address
+from services.launcher.runtime import running_addresses
 from services.launcher.settings import StatusSettings
 from textway.operations.v1 import operations_service_pb2 as operations_v1
 from textway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
@@ -43,17 +43,19 @@ async def all_replicas() -> list[Replica]:
     """Ask all at once, within some seconds; one that can not be found or does not answer is told of as such."""
     settings = load(StatusSettings)
     identity = tls.identity(settings)
-    found = await asyncio.gather(*(_of_service(*each, identity) for each in _addresses(settings).items()))
+    found = await asyncio.gather(*(_of_service(*each, identity) for each in _addresses(settings)))
     return [replica for replicas in found for replica in replicas]
 
 
-def _addresses(settings: StatusSettings) -> Mapping[str, str]:
+def _addresses(settings: StatusSettings) -> Iterator[tuple[str, str]]:
     said = {
         "integrations": settings.integrations_address,
         "delivery": settings.delivery_address,
         "ingress": settings.ingress_address,
     }
-    return {name: running_address(settings.data_dir, name) or address for name, address in said.items()}
+    for name, address in said.items():
+        for running in running_addresses(settings.data_dir, name) or [address]:
+            yield name, running
 
 
 async def _of_service(service: str, address: str, identity: tls.Identity | None) -> list[Replica]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -24,7 +25,17 @@ def write_addresses(data_dir: Path, addresses: Mapping[str, str]) -> None:
 
 def running_address(data_dir: Path, part: str) -> str | None:
     """Return a part's `host:port` as `up` wrote it; None when there is no such file."""
+    return _read(data_dir).get(part)
+
+
+def running_addresses(data_dir: Path, service: str) -> Sequence[str]:
+    """Return the `host:port` of each process of a service; none when there is no such file."""
+    is_one = re.compile(rf"{service}(-[0-9]+)?").fullmatch
+    return [address for name, address in _read(data_dir).items() if is_one(name)]
+
+
+def _read(data_dir: Path) -> Mapping[str, str]:
     try:
-        return str(json.loads(addresses_file(data_dir).read_text())[part])
-    except (OSError, ValueError, KeyError):
-        return None
+        return {str(name): str(address) for name, address in json.loads(addresses_file(data_dir).read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from servicekit.egress_settings import Networks
 from servicekit.settings import Address, File, ProcessSettings
+from services.launcher.cores import usable_cores
+
+CORES_FOR_EACH_INGRESS: Final = 4
+# Delivery is one process here, and more of Ingress than this only hand it the same in smaller groups, which cost more.
+MOST_INGRESS_UNASKED: Final = 4
+
+
+def ingress_workers_for(cores: int) -> int:
+    """Return how many processes of Ingress a machine gets when nobody says."""
+    return min(MOST_INGRESS_UNASKED, max(1, cores // CORES_FOR_EACH_INGRESS))
+
+
+def _workers_by_cores() -> int:
+    return ingress_workers_for(usable_cores())
+
+
+def _by_cores_when_empty(said: Any) -> Any:  # Any: pydantic has not looked at it yet
+    return _workers_by_cores() if said == "" else said
 
 
 class StatusSettings(ProcessSettings):
@@ -36,6 +54,14 @@ class LauncherSettings(GatewaySettings):
     http_port: int = Field(8080, ge=1, le=65_535, description="Port that the gateway listens on.")
     gateway_workers: int = Field(
         1, ge=1, le=64, description="Threads of the gateway. With two cores, one gives the steadier answers."
+    )
+    ingress_workers: Annotated[int, BeforeValidator(_by_cores_when_empty)] = Field(
+        default_factory=_workers_by_cores,
+        ge=1,
+        le=64,
+        description="Processes of Ingress on this machine; when empty, one for every four cores that `up` may use, but"
+        " one at least and four at most. In containers each has one, and replicas are scaled"
+        " (docs/guides/run-at-scale.md).",
     )
     public_url: str = Field(
         "",

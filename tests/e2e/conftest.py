@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from servicekit import ids
 
 STARTED_WITHIN_SECONDS = 90
 STOPPED_WITHIN_SECONDS = 30
+SERVES = re.compile(r"serve (integrations|ingress|delivery)(?: --number ([0-9]+))?")
 
 
 class Product:
@@ -38,6 +40,8 @@ class Product:
             "TEXTWAY_DATA_DIR": str(data_dir),
             "TEXTWAY_HTTP_PORT": str(port),
             "TEXTWAY_BOOTSTRAP_KEY": self.key,
+            # By default it depends on the machine.
+            "TEXTWAY_INGRESS_WORKERS": "1",
         }
         self._process: subprocess.Popen[str] | None = None
 
@@ -89,7 +93,7 @@ class Product:
         return self._process.pid
 
     def children(self) -> dict[str, int]:
-        """The pids of gateway, integrations, ingress and delivery."""
+        """The pids of gateway, integrations, ingress, delivery, and further processes of Ingress: ingress-2."""
         listing = subprocess.run(["ps", "-ewwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in listing.splitlines()]
         parents = {int(row[0]): int(row[1]) for row in rows}
@@ -101,9 +105,8 @@ class Product:
                 ancestor = parents.get(ancestor, 0)
             if ancestor != self.pid:
                 continue
-            for name in ("integrations", "ingress", "delivery"):
-                if f"serve {name}" in args:
-                    found[name] = pid
+            if serves := SERVES.search(args):
+                found["-".join(part for part in serves.groups() if part)] = pid
             if "envoy" in args.split()[0]:
                 found["gateway"] = pid
         return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 import signal
@@ -122,11 +124,72 @@ def test_answers_every_request_in_hand_when_it_is_told_to_stop(new_product):
     assert set(accepted) == {202}
 
 
-def test_stops_everything_and_exits_with_0_on_sigterm(new_product):
+@pytest.fixture(scope="module")
+def two_of_ingress(new_product) -> Product:
     product = new_product()
-    product.start()
+    product.start(TEXTWAY_INGRESS_WORKERS="2")
+    return product
+
+
+def accepting(product: Product) -> set[str]:
+    """Return which processes of Ingress have accepted twenty payloads since they started."""
+    addresses = json.loads((product.data_dir / "run" / "addresses.json").read_text())
+    found = set()
+    for name in ("ingress", "ingress-2"):
+        with contextlib.suppress(httpx.TransportError):
+            metrics = httpx.get(f"http://{addresses[f'{name}_metrics']}/metrics", trust_env=False).text
+            counts = re.findall(r'^textway_ingress_payloads_accepted_total{result="new"} (\S+)$', metrics, re.MULTILINE)
+            if sum(map(float, counts)) >= 20:
+                found.add(name)
+    return found
+
+
+def test_goes_on_taking_payloads_while_one_of_two_processes_of_ingress_is_killed(two_of_ingress):
+    product = two_of_ingress
+    with product.client() as api:
+        url = api.post("/v1/ingress", json={"name": "Order system"}).json()["ingressUrl"]
+    answers, ended = [], threading.Event()
+
+    def post_until_ended() -> None:
+        with httpx.Client(trust_env=False, timeout=10) as sender:
+            while not ended.is_set():
+                answers.append(sender.post(url, json={"to": "+6581230000", "text": "for any of them"}).status_code)
+
+    senders = [threading.Thread(target=post_until_ended) for _ in range(SENDERS)]
+    for sender in senders:
+        sender.start()
+    try:
+        eventually(lambda: accepting(product), {"ingress", "ingress-2"}, seconds=30)
+        before = len(answers)
+        os.kill(product.children()["ingress-2"], signal.SIGKILL)
+        eventually(lambda: accepting(product), {"ingress"})
+        eventually(lambda: accepting(product), {"ingress", "ingress-2"}, seconds=30)
+    finally:
+        ended.set()
+        for sender in senders:
+            sender.join()
+
+    # Only what the process had in hand is told to be sent again, and all else is taken by the other one.
+    assert set(answers[:before]) == {202}
+    assert set(answers) <= {202, 503}
+    assert answers.count(503) <= SENDERS
+
+
+def test_tells_the_processes_of_ingress_apart_in_their_logs(two_of_ingress):
+    logs = two_of_ingress.data_dir / "logs"
+
+    first, second = (
+        json.loads((logs / f"{name}.log").read_text().splitlines()[0]) for name in ("ingress", "ingress-2")
+    )
+
+    assert first["service"] == second["service"] == "ingress"
+    assert second["replica"] == f"{first['replica']}-2"
+
+
+def test_stops_everything_and_exits_with_0_on_sigterm(two_of_ingress):
+    product = two_of_ingress
     children = product.children()
-    assert set(children) == {"gateway", "integrations", "ingress", "delivery"}
+    assert set(children) == {"gateway", "integrations", "ingress", "ingress-2", "delivery"}
 
     started = time.monotonic()
     status = product.stop()

@@ -46,6 +46,7 @@ def secured(new_product, tmp_path_factory) -> Iterator[Secured]:
         "TEXTWAY_TLS_CA": str(folder / "ca.crt"),
         "TEXTWAY_HTTP_TLS_CERT": str(folder / "gateway.crt"),
         "TEXTWAY_HTTP_TLS_KEY": str(folder / "gateway.key"),
+        "TEXTWAY_INGRESS_WORKERS": "2",
     }
     product.start()
     yield Secured(product=product, folder=folder)
@@ -69,6 +70,7 @@ def test_commands_reach_the_product(secured):
     secured.product.environment["TEXTWAY_API_KEY"] = secured.product.key
 
     assert "works" in secured.product.command("keys", "list")
+    assert secured.product.command("status").count("\ningress ") == 2
     assert "queued" in secured.product.command("send", "+6581230000", "Hello")
 
 
@@ -115,7 +117,7 @@ def handshake(secured: Secured, context: ssl.SSLContext) -> Iterator[ssl.SSLSock
         yield connection
 
 
-@pytest.mark.parametrize("name", ["integrations", "ingress", "delivery"])
+@pytest.mark.parametrize("name", ["integrations", "ingress", "ingress-2", "delivery"])
 def test_a_service_refuses_whoever_has_no_certificate(secured, name):
     authority = (secured.folder / "ca.crt").read_bytes()
     address = secured.service(name)

@@ -59,7 +59,7 @@ def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatewa
     for name in ("integrations", "ingress", "delivery"):
         stubs.start(name)
     port = free_port()
-    upstreams = gateway.Upstreams(**stubs.addresses)
+    upstreams = gateway.Upstreams(**{**stubs.addresses, "ingress": (stubs.addresses["ingress"],)})
     prepared = gateway.prepare(folder, listen=f"127.0.0.1:{port}", upstreams=upstreams)
     access_log = folder / "access.log"
     with access_log.open("wb") as log, (folder / "envoy.log").open("wb") as errors:

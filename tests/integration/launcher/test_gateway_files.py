@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from servicekit.tls import Identity, KeyPair
 from services.launcher import gateway, gateway_process
 
-UPSTREAMS = gateway.Upstreams(integrations="10.0.0.1:7101", ingress="ingress:7102", delivery="[::1]:7103")
+UPSTREAMS = gateway.Upstreams(integrations="10.0.0.1:7101", ingress=("ingress:7102",), delivery="[::1]:7103")
 
 
 def test_fills_every_placeholder(tmp_path: Path) -> None:
@@ -36,6 +36,23 @@ def test_names_each_upstream_once(tmp_path: Path) -> None:
         "ingress": ("ingress", 7102),
         "delivery": ("::1", 7103),
     }
+
+
+def test_balances_over_all_processes_of_ingress_and_leaves_out_those_that_are_not_well(tmp_path: Path) -> None:
+    upstreams = gateway.Upstreams(
+        integrations="127.0.0.1:1", ingress=("127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"), delivery="127.0.0.1:5"
+    )
+
+    configuration = gateway.prepare(tmp_path, listen="127.0.0.1:6", upstreams=upstreams).configuration
+
+    clusters = yaml.safe_load(configuration.read_text())["static_resources"]["clusters"]
+    (ingress,) = [cluster for cluster in clusters if cluster["name"] == "ingress"]
+    (locality,) = ingress["load_assignment"]["endpoints"]
+    addresses = [each["endpoint"]["address"]["socket_address"] for each in locality["lb_endpoints"]]
+    assert [(each["address"], each["port_value"]) for each in addresses] == [("127.0.0.1", port) for port in (2, 3, 4)]
+    assert ingress["lb_policy"] == "LEAST_REQUEST"
+    assert ingress["health_checks"]
+    assert ingress["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}
 
 
 @pytest.mark.parametrize(("asked", "interval"), [({}, "0.25s"), ({"health_seconds": 1.0}, "1.0s")])

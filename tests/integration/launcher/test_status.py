@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from servicekit.errors import UnavailableError
 from servicekit.server import RunningServer
 from servicekit.settings import ProcessSettings
 from services.launcher import status_command
+from services.launcher.runtime import write_addresses
 from textway.operations.v1 import operations_service_pb2 as operations_v1
 
 
@@ -125,3 +127,18 @@ async def test_tells_of_a_name_that_nobody_has(serve, monkeypatch):
     report = await status_command.ask()
 
     assert [replica.problem for replica in report.replicas if not replica.is_ready] == ["there is no such name"]
+
+
+async def test_asks_each_process_that_up_has_started(serve, tmp_path):
+    await serve(delivery())
+    port = free_port()
+    second = await RunningServer.start([Service("ingress", f"127.0.0.2:{port}")], ProcessSettings(data_dir=tmp_path))
+    first = os.environ["TEXTWAY_INGRESS_ADDRESS"].replace("ingress.test", "127.0.0.2")
+    addresses = {"ingress": first, "ingress-2": f"127.0.0.2:{port}", "ingress-3": f"127.0.0.3:{port}"}
+    write_addresses(tmp_path, {**addresses, "ingress_metrics": "127.0.0.1:1", "ingress-2_metrics": "127.0.0.1:2"})
+
+    report = await status_command.ask()
+    await second.stop(0)
+
+    found = {replica.address: replica.problem for replica in report.replicas if replica.service == "ingress"}
+    assert found == {first: "", f"127.0.0.2:{port}": "", f"127.0.0.3:{port}": "does not answer"}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +49,8 @@ from textway.delivery.v1 import messages_service_pb2_grpc
 from textway.ingress.v1 import health_service_pb2, health_service_pb2_grpc
 from textway.integrations.v1 import integrations_service_pb2_grpc
 
-name = sys.argv[2]
+service, *number = sys.argv[2:]
+name = "-".join([service, *number[1:]])
 Path(os.environ["TEXTWAY_DATA_DIR"], name + ".env").write_text(json.dumps(dict(os.environ)))
 
 class Health(health_service_pb2_grpc.HealthServiceServicer):
@@ -64,13 +68,16 @@ class Messages(messages_service_pb2_grpc.MessagesServiceServicer):
 async def main():
     server = grpc.aio.server()
     checks = health.aio.HealthServicer()
+    await checks.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     health_service_pb2_grpc.add_HealthServiceServicer_to_server(Health(), guarded(server))
     integrations_service_pb2_grpc.add_IntegrationsServiceServicer_to_server(Integrations(), guarded(server))
     messages_service_pb2_grpc.add_MessagesServiceServicer_to_server(Messages(), guarded(server))
-    server.add_insecure_port(os.environ[f"TEXTWAY_{name.upper()}_LISTEN"])
-    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    server.add_insecure_port(os.environ[f"TEXTWAY_{service.upper()}_LISTEN"])
     await server.start()
+    while Path(os.environ["TEXTWAY_DATA_DIR"], name + ".held").exists():
+        await asyncio.sleep(0.02)
+    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
@@ -91,7 +98,8 @@ class Up:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, **environment: str) -> subprocess.Popen[str]:
-        settings = {"TEXTWAY_DATA_DIR": str(self.folder), "TEXTWAY_HTTP_PORT": str(self.port), **environment}
+        settings = {"TEXTWAY_DATA_DIR": str(self.folder), "TEXTWAY_HTTP_PORT": str(self.port)}
+        settings |= {"TEXTWAY_INGRESS_WORKERS": "1", **environment}
         process = subprocess.Popen(
             [sys.executable, "-c", RUN_UP, GREET, sys.executable, str(self.service)],
             env={**os.environ, **settings},
@@ -108,6 +116,24 @@ class Up:
         assert process.stdout.readline() == f"hello http://127.0.0.1:{self.port}\n"
         assert process.stdout.readline() == f"ready http://127.0.0.1:{self.port}\n"
         return process
+
+    def wait_until_the_gateway_answers(self) -> None:
+        """Return when it has found some process of each service."""
+        for path in ("/health/ready", "/v1/ingress", "/v1/messages"):
+            deadline = time.monotonic() + 30
+            while self._status_of(path) not in (200, 401):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    def _status_of(self, path: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except OSError:
+            return 0
+        finally:
+            connection.close()
 
     def environment_of(self, name: str) -> dict[str, str]:
         environment: dict[str, str] = json.loads((self.folder / f"{name}.env").read_text())
@@ -162,6 +188,32 @@ def test_gives_each_service_its_settings_by_the_environment(up: Up) -> None:
     assert Path(delivery["TEXTWAY_DATA_DIR"]).is_absolute()
     assert delivery["TEXTWAY_BOOTSTRAP_KEY"] == "sk_live_secret"
     assert "sk_live_secret" not in (up.folder / "run" / "supervisor.conf").read_text()
+
+
+def test_starts_as_many_processes_of_ingress_as_it_is_told_and_waits_for_each(up: Up) -> None:
+    up.folder.mkdir()
+    held = up.folder / "ingress-2.held"
+    held.touch()
+    process = up.start(TEXTWAY_INGRESS_WORKERS="2")
+    assert process.stdout
+    up.wait_until_the_gateway_answers()
+
+    early, _, _ = select.select([process.stdout], [], [], 0.5)
+    held.unlink()
+    greeting = process.stdout.readline()
+    addresses = json.loads((up.folder / "run" / "addresses.json").read_text())
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+
+    assert early == []
+    assert greeting == f"hello http://127.0.0.1:{up.port}\n"
+    assert (process.returncode, errors) == (0, "")
+    assert len(set(addresses.values())) == len(addresses) == 9
+    for name in ("ingress", "ingress-2"):
+        environment = up.environment_of(name)
+        assert environment["TEXTWAY_INGRESS_LISTEN"] == addresses[name]
+        assert environment["TEXTWAY_INGRESS_METRICS_LISTEN"] == addresses[f"{name}_metrics"]
+        assert (up.folder / "logs" / f"{name}.log").exists()
 
 
 @pytest.mark.parametrize(
