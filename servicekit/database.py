@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Final, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 from sqlalchemy.engine import make_url
@@ -14,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 from servicekit import sqlite
 from servicekit.connection import Connection
 from servicekit.errors import UnavailableError
+from servicekit.hot_statements import HotStatement, Values
 from servicekit.metrics import DatabaseMeter, Pool, watch_pools
 from servicekit.settings import SettingsError
 
@@ -45,6 +47,9 @@ class Engine(Protocol):
         self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
     ) -> Result:
         """Run a transaction that is given as a whole, and return what it returns."""
+
+    async def run_alone(self, read: Callable[[Connection], Awaitable[Result]], *, patience_seconds: float) -> Result:
+        """Run one statement that only reads, in as little as the engine needs for it to be one snapshot."""
 
     def is_outage(self, error: Exception) -> bool:
         """Tell an outage, after which the same may be tried again, from a defect."""
@@ -141,11 +146,26 @@ class Database:
 
     async def run_write(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Run a transaction that may change rows, and return what it returns."""
-        return await self._run(work, writes=True)
+        run = functools.partial(self._engine.run, writes=True)
+        return await self._run(work, run, self._meters[True], PATIENCE_SECONDS)
 
     async def run_read(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Run a transaction that only reads, and return what it returns."""
-        return await self._run(work, writes=False)
+        run = functools.partial(self._engine.run, writes=False)
+        return await self._run(work, run, self._meters[False], PATIENCE_SECONDS)
+
+    async def look(
+        self, statement: HotStatement, *values: Any, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Sequence[Values]:
+        """Run one statement that only reads, and return its rows.
+
+        It is one snapshot by itself, so that PostgreSQL is not asked to begin and to end a transaction around it.
+        """
+
+        def read(connection: Connection) -> Awaitable[Sequence[Values]]:
+            return statement.rows(connection, *values)
+
+        return await self._run(read, self._engine.run_alone, self._meters[False], patience_seconds)
 
     @contextlib.asynccontextmanager
     async def _told(
@@ -156,14 +176,20 @@ class Database:
                 is_had()
                 yield connection
 
-    async def _run(self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool) -> Result:
-        with self._watched(self._meters[writes]) as is_had:
+    async def _run(
+        self,
+        work: Callable[[Connection], Awaitable[Result]],
+        run: Callable[..., Awaitable[Result]],
+        meter: DatabaseMeter,
+        patience_seconds: float,
+    ) -> Result:
+        with self._watched(meter) as is_had:
 
             async def watched(connection: Connection) -> Result:
                 is_had()
                 return await work(connection)
 
-            return await self._engine.run(watched, writes=writes, patience_seconds=PATIENCE_SECONDS)
+            return await run(watched, patience_seconds=patience_seconds)
 
     @contextlib.contextmanager
     def _watched(self, meter: DatabaseMeter) -> Iterator[Callable[[], None]]:

@@ -109,6 +109,16 @@ class PostgresEngine:
     @contextlib.asynccontextmanager
     async def transaction(self, *, writes: bool, patience_seconds: float) -> AsyncIterator[Connection]:
         """See Engine."""
+        async with self._lent(patience_seconds) as connection:
+            await connection.begin(writes=writes)
+            if patience_seconds * 1000 > STATEMENT_MS:
+                await _set_waits(connection.driver, "SET LOCAL", patience_seconds)
+            yield connection
+            await connection.commit()
+
+    @contextlib.asynccontextmanager
+    async def _lent(self, patience_seconds: float) -> AsyncIterator[PostgresConnection]:
+        """Lend a connection for so long; what was begun on it and is not committed is undone."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_seconds
         async with asyncio.timeout_at(deadline):
@@ -117,11 +127,7 @@ class PostgresEngine:
         # statement would wait for the server to agree.
         watchdog = loop.call_at(deadline, connection.driver.terminate)
         try:
-            await connection.begin(writes=writes)
-            if patience_seconds * 1000 > STATEMENT_MS:
-                await _set_waits(connection.driver, "SET LOCAL", patience_seconds)
             yield connection
-            await connection.commit()
         except Exception as error:
             _forget_values(error)
             await _undo(connection)
@@ -174,6 +180,11 @@ class PostgresEngine:
         """See Engine."""
         async with self.transaction(writes=writes, patience_seconds=patience_seconds) as connection:
             return await work(connection)
+
+    async def run_alone(self, read: Callable[[Connection], Awaitable[Result]], *, patience_seconds: float) -> Result:
+        """See Engine."""
+        async with self._lent(patience_seconds) as connection:
+            return await read(connection)
 
     def is_outage(self, error: Exception) -> bool:
         """See Engine."""

@@ -247,16 +247,17 @@ def attempt(row: Sequence[Any]) -> Attempt:
     )
 
 
-def parked(row: Row[Any]) -> Receipt:
-    """Return the parked receipt of a row."""
+def parked(row: Sequence[Any]) -> Receipt:
+    """Return the parked receipt of a row, in the order of the table's columns."""
+    carrier, carrier_message_id, message_id, status, reason, code, detail, received_at_ms = row
     return Receipt(
-        message_id=row.message_id,
-        carrier=row.carrier,
-        carrier_message_id=row.carrier_message_id,
-        status=Status(row.status),
-        failure=_failure(row.failure_reason, row.failure_code),
-        detail=row.detail,
-        received_at=from_milliseconds(row.received_at_ms),
+        message_id=message_id,
+        carrier=carrier,
+        carrier_message_id=carrier_message_id,
+        status=Status(status),
+        failure=_failure(reason, code),
+        detail=detail,
+        received_at=from_milliseconds(received_at_ms),
     )
 
 

@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, select, tuple_, update
+from sqlalchemy import bindparam, select, tuple_, update
 
 from servicekit.clock import from_microseconds, from_milliseconds, to_milliseconds
 from servicekit.connection import Connection
 from servicekit.database import Database
+from servicekit.hot_statements import HotStatement
 from services.delivery.domain import REASON_BY_CODE, Failure
 from services.delivery.pacing import Limits, Line, Pace, Wish, lines_of, next_slots
 from services.delivery.sql_statements import insert_ignoring
 from services.delivery.store import Breaker, CarrierCondition
 from services.delivery.tables import CARRIERS, PACES
 
+_STATES: Final = HotStatement(select(CARRIERS), ())
 _UPDATE_PACE: Final = (
     update(PACES)
     .where(PACES.c.carrier == bindparam("at_carrier"), PACES.c.sender == bindparam("at_sender"))
@@ -32,11 +34,8 @@ class SqlCarrierStore:
 
     async def states(self) -> dict[str, CarrierCondition]:
         """Read all rows: there are as many as carriers."""
-
-        async def work(connection: Connection) -> dict[str, CarrierCondition]:
-            return {row.name: _condition(row) for row in await connection.execute(select(CARRIERS))}
-
-        return await self._database.run_read(work)
+        found = [_condition(row) for row in await self._database.look(_STATES)]
+        return {each.name: each for each in found}
 
     async def change(self, name: str, change: Callable[[CarrierCondition], CarrierCondition]) -> CarrierCondition:
         """Make the row if there is none, lock it, and write what becomes of it."""
@@ -104,18 +103,21 @@ def _row(state: CarrierCondition) -> dict[str, object]:
     }
 
 
-def _condition(row: Row[Any]) -> CarrierCondition:
+def _condition(row: Sequence[Any]) -> CarrierCondition:
+    """Return what is in a row, in the order of the table's columns."""
+    name, breaker, open_until_ms, times_opened, paused_until_ms, slowed_at_ms, rate_factor, *error = row
+    reason, detail, error_at_ms = error
     return CarrierCondition(
-        name=row.name,
-        breaker=Breaker(row.breaker),
-        open_until=_or_none(row.open_until_ms),
-        times_opened=row.times_opened,
-        paused_until=_or_none(row.paused_until_ms),
-        slowed_at=_or_none(row.slowed_at_ms),
-        rate_factor=row.rate_factor,
-        error=Failure(reason=REASON_BY_CODE[row.error_reason]) if row.error_reason else None,
-        error_detail=row.error_detail,
-        error_at=_or_none(row.error_at_ms),
+        name=name,
+        breaker=Breaker(breaker),
+        open_until=_or_none(open_until_ms),
+        times_opened=times_opened,
+        paused_until=_or_none(paused_until_ms),
+        slowed_at=_or_none(slowed_at_ms),
+        rate_factor=rate_factor,
+        error=Failure(reason=REASON_BY_CODE[reason]) if reason else None,
+        error_detail=detail,
+        error_at=_or_none(error_at_ms),
     )
 
 

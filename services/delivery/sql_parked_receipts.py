@@ -17,9 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, delete, func, literal, or_, select, union
+from sqlalchemy import Select, and_, bindparam, delete, func, literal_column, or_, select, union
 
 from servicekit.connection import Connection
+from servicekit.database import Database
+from servicekit.hot_statements import HotStatement
 from services.delivery import rows
 from services.delivery.domain import Receipt
 from services.delivery.sql_statements import insert_ignoring
@@ -49,16 +51,12 @@ async def any_since(connection: Connection, since_ms: int) -> bool:
     return await connection.scalar(young.limit(1)) is not None
 
 
-async def due(connection: Connection, since_ms: int, limit: int) -> list[Receipt]:
-    """Return parked receipts that may be applied now, oldest first.
-
-    Those that carry our id too are always among them: only their message says whether its attempt is over.
-    """
-    came = PARKED_RECEIPTS.c.received_at_ms >= since_ms
+def _due() -> Select[Any]:
+    came = PARKED_RECEIPTS.c.received_at_ms >= bindparam("since_ms")
     same_attempt = and_(
         ATTEMPTS.c.carrier == PARKED_RECEIPTS.c.carrier,
         ATTEMPTS.c.carrier_message_id == PARKED_RECEIPTS.c.carrier_message_id,
-        ATTEMPTS.c.carrier_message_id != literal("", literal_execute=True),  # as the partial index has it
+        ATTEMPTS.c.carrier_message_id != literal_column("''"),  # as the partial index has it
     )
     same_part = and_(
         PARTS.c.carrier == PARKED_RECEIPTS.c.carrier,
@@ -69,8 +67,18 @@ async def due(connection: Connection, since_ms: int, limit: int) -> list[Receipt
         select(PARKED_RECEIPTS).join(PARTS, same_part).where(came),
         select(PARKED_RECEIPTS).where(came, PARKED_RECEIPTS.c.message_id != ""),
     ).subquery()
-    oldest = select(found).order_by(found.c.received_at_ms).limit(limit)
-    return [rows.parked(row) for row in await connection.execute(oldest)]
+    return select(found).order_by(found.c.received_at_ms).limit(bindparam("most"))
+
+
+_DUE: Final = HotStatement(_due(), ("since_ms", "most"))
+
+
+async def due(database: Database, since_ms: int, limit: int) -> list[Receipt]:
+    """Return parked receipts that may be applied now, oldest first.
+
+    Those that carry our id too are always among them: only their message says whether its attempt is over.
+    """
+    return [rows.parked(row) for row in await database.look(_DUE, since_ms, limit)]
 
 
 async def remove(connection: Connection, receipts: Sequence[Receipt]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 from sqlalchemy import Select, Text, and_, bindparam, case, func, select, update
 
 from servicekit.connection import Connection
+from servicekit.database import Database
 from servicekit.hot_statements import HotStatement, inserting, listed, one_of
 from services.delivery import fair_order
 from services.delivery.domain import shard_of
@@ -48,12 +49,6 @@ _LOCK: Final = HotStatement(
     .with_for_update(),
     ("shards", "ids"),
 )
-_FIRST_RANK: Final = HotStatement(
-    select(DUE.c.rank).where(_QUEUE).order_by(DUE.c.rank).limit(1), ("at_shard", "at_route")
-)
-_FIRST_WAITING: Final = HotStatement(
-    select(func.min(DUE.c.due_at_ms)).where(DUE.c.shard == bindparam("at_shard"), _WAITING), ("at_shard",)
-)
 _LOWEST_RANKS: Final = HotStatement(
     select(
         *(
@@ -73,6 +68,18 @@ def _last_ranks(engine: str) -> Select[Any]:
 
 
 _LAST_RANKS: Final = HotStatement(_last_ranks, ("at_shard", "at_route", "lanes"))
+
+
+def _heads(engine: str) -> Select[Any]:
+    # Of each queue its first row and no other, as above.
+    routes, in_shard = listed(engine, "routes", Text()), DUE.c.shard == bindparam("at_shard")
+    first = select(DUE.c.rank).where(in_shard, DUE.c.route == routes.c.value, _READY).order_by(DUE.c.rank).limit(1)
+    firsts = select(first.scalar_subquery().label("rank")).select_from(routes).subquery()
+    waiting = select(func.min(DUE.c.due_at_ms)).where(in_shard, _WAITING)
+    return select(select(func.count(firsts.c.rank)).scalar_subquery(), waiting.scalar_subquery())
+
+
+_HEADS: Final = HotStatement(_heads, ("at_shard", "routes"))
 
 
 class Entry(NamedTuple):
@@ -124,13 +131,10 @@ async def lock(connection: Connection, message_ids: Sequence[str]) -> dict[str, 
     return {row[0]: row[1] for row in found}
 
 
-async def next_due_ms(connection: Connection, shard: int, routes: Sequence[str]) -> int | None:
+async def next_due_ms(database: Database, shard: int, routes: Sequence[str]) -> int | None:
     """Return when there is something to do for a shard: 0 for now, None for never."""
-    for route in routes:
-        if await _FIRST_RANK.rows(connection, shard, route):
-            return 0
-    ((head,),) = await _FIRST_WAITING.rows(connection, shard)
-    return cast("int | None", head)
+    ((ready, waiting),) = await database.look(_HEADS, shard, list(routes))
+    return 0 if ready else cast("int | None", waiting)
 
 
 async def adopt(connection: Connection, routes: Sequence[str], into: str, now_ms: int) -> int:

@@ -218,7 +218,7 @@ class SqlMessageStore:
 
     async def next_due(self, shard: int, routes: Sequence[str]) -> datetime | None:
         """Read the heads of the two kinds of due indexes."""
-        head = await self._database.run_read(lambda connection: sql_queue.next_due_ms(connection, shard, routes))
+        head = await sql_queue.next_due_ms(self._database, shard, routes)
         return None if head is None else from_milliseconds(head)
 
     async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime) -> int:
@@ -273,7 +273,7 @@ class SqlMessageStore:
     async def settle_parked(self, limit: int, *, since: datetime) -> int:
         """Read what may be applied, and apply it like any other receipt."""
         since_ms = to_milliseconds(since)
-        parked = await self._database.run_read(lambda connection: sql_parked_receipts.due(connection, since_ms, limit))
+        parked = await sql_parked_receipts.due(self._database, since_ms, limit)
         if not parked:
             return 0
 

@@ -31,6 +31,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.connection import Connection
+from servicekit.database import Database
+from servicekit.hot_statements import HotStatement
 from services.delivery import webhook_rows
 from services.delivery.sql_statements import insert_ignoring
 from services.delivery.webhook_tables import WEBHOOK_DUE as DUE
@@ -61,6 +63,14 @@ def _line(place: int) -> Select[tuple[str, str, int]]:
 
 # Several lines in one query, and of each no more rows than are asked for: a join would read the lines whole.
 _HEADS: Final = union_all(*(_line(place) for place in range(_LINES_AT_ONCE)))
+
+_FIRST_IN_TURN: Final = (
+    select(ENDPOINTS.c.turn_at_ms).where(ENDPOINTS.c.turn_at_ms.is_not(None)).order_by(ENDPOINTS.c.turn_at_ms).limit(1)
+)
+_FIRST_WAITING: Final = tuple(
+    select(func.min(DUE.c.due_at_ms)).where(_WAITING, DUE.c.tried.is_(was_tried)) for was_tried in (False, True)
+)
+_FIRST: Final = HotStatement(select(*(each.scalar_subquery() for each in (_FIRST_IN_TURN, *_FIRST_WAITING))), ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,16 +289,10 @@ async def take_out(connection: Connection, endpoint: str, limit: int) -> list[st
     return ids
 
 
-async def next_due_ms(connection: Connection) -> int | None:
+async def next_due_ms(database: Database) -> int | None:
     """Return when there is something to do: 0 for now, None for never."""
-    in_turn = select(ENDPOINTS.c.endpoint).where(ENDPOINTS.c.turn_at_ms.is_not(None))
-    if await connection.scalar(in_turn.order_by(ENDPOINTS.c.turn_at_ms).limit(1)) is not None:
-        return 0
-    heads = [
-        await connection.scalar(select(func.min(DUE.c.due_at_ms)).where(_WAITING, DUE.c.tried.is_(was_tried)))
-        for was_tried in (False, True)
-    ]
-    return min((head for head in heads if head is not None), default=None)
+    ((in_turn, *heads),) = await database.look(_FIRST)
+    return 0 if in_turn is not None else min((head for head in heads if head is not None), default=None)
 
 
 async def remove_idle_endpoints(connection: Connection, before_ms: int, limit: int) -> None:

@@ -124,7 +124,7 @@ class SqlWebhookStore:
 
     async def next_due(self) -> datetime | None:
         """Read the heads of two indexes."""
-        head = await self._database.run_read(queue.next_due_ms)
+        head = await queue.next_due_ms(self._database)
         return None if head is None else from_milliseconds(head)
 
     async def get(self, tenant_id: str, delivery_id: str) -> WebhookLog | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from sqlalchemy import Select, delete, func, insert, select, true, update
+from sqlalchemy import bindparam, delete, func, insert, select, true, update
 
-from servicekit.connection import Connection
 from servicekit.database import Database
+from servicekit.hot_statements import HotStatement, Values
 from services.integrations.domain import Change
 from services.integrations.key_ring import KeyRing
 from services.integrations.sql_rows import CHANNEL, current_revision, load_integrations
@@ -17,6 +17,20 @@ from services.integrations.tables import CHANGES, INTEGRATIONS, NODES, REVISION
 
 # Less than a lease: a node that waits for longer has lost it anyway.
 PATIENCE_SECONDS: Final = 0.6
+
+# Run four times a second for as long as the process lives, and so as cheap as can be.
+_RENEW: Final = HotStatement(
+    update(NODES)
+    .where(NODES.c.id == bindparam("at_id"))
+    .values(renewals=NODES.c.renewals + 1, applied_revision=bindparam("to_revision"))
+    .returning(NODES.c.id),
+    ("at_id", "to_revision"),
+)
+# One statement, so that the count and the nodes are of one moment also where each statement has its own snapshot.
+_EVERYTHING: Final = HotStatement(
+    select(REVISION.c.value, NODES).select_from(REVISION.outerjoin(NODES, true())),
+    (),
+)
 
 
 class SqlNodeStore:
@@ -36,21 +50,16 @@ class SqlNodeStore:
 
     async def renew(self, node_id: str, applied_revision: int, *, is_news: bool) -> View:
         """See NodeStore."""
-        mine = update(NODES).where(NODES.c.id == node_id)
         async with self._database.write(patience_seconds=PATIENCE_SECONDS) as connection:
-            renewed = await connection.execute(
-                mine.values(renewals=NODES.c.renewals + 1, applied_revision=applied_revision)
-            )
-            if not renewed.rowcount:
+            if not await _RENEW.rows(connection, node_id, applied_revision):
                 raise LeaseLostError
             if is_news:
                 await connection.execute(select(func.pg_notify(CHANNEL, node_id)))
-            return await _view(connection)
+            return _view(await _EVERYTHING.rows(connection))
 
     async def look(self) -> View:
         """See NodeStore."""
-        async with self._database.read(patience_seconds=PATIENCE_SECONDS) as connection:
-            return await _view(connection)
+        return _view(await self._database.look(_EVERYTHING, patience_seconds=PATIENCE_SECONDS))
 
     async def remove(self, node: Node) -> None:
         """See NodeStore."""
@@ -83,16 +92,10 @@ class SqlNodeStore:
         await self._database.listen(CHANNEL, heard)
 
 
-async def _view(connection: Connection) -> View:
-    # One statement, so that the count and the nodes are of one moment also where each statement has its own snapshot.
-    rows = (await connection.execute(_everything())).all()
+def _view(rows: Sequence[Values]) -> View:
     nodes = [
-        Node(id=row.id, renewals=row.renewals, applied_revision=row.applied_revision)
-        for row in rows
-        if row.id is not None
+        Node(id=node_id, renewals=renewals, applied_revision=applied_revision)
+        for _, node_id, renewals, applied_revision in rows
+        if node_id is not None
     ]
-    return View(revision=rows[0].value, nodes=nodes)
-
-
-def _everything() -> Select[Any]:
-    return select(REVISION.c.value, NODES).select_from(REVISION.outerjoin(NODES, true()))
+    return View(revision=rows[0][0], nodes=nodes)

@@ -17,6 +17,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, bindparam, func, 
 from servicekit.database import Database
 from servicekit.errors import UnavailableError
 from servicekit.hot_statements import HotStatement, inserting, one_of
+from servicekit.postgres_connection import PostgresConnection
 from tests.fakes.postgres import execute
 
 TOLD_WITHIN_SECONDS = 2.0
@@ -168,4 +169,26 @@ async def test_a_step_of_the_schema_that_changes_what_is_read_costs_one_transact
     with pytest.raises(UnavailableError):
         await bodies(database)
 
+    assert await bodies(database) == ["a"]
+
+
+async def test_a_look_is_one_statement_without_a_transaction_around_it(database):
+    await add(database, (1, "a"), (2, "b"))
+
+    with mock.patch.object(PostgresConnection, "begin", side_effect=AssertionError("not needed")):
+        assert [body for (body,) in await database.look(BODIES, [2, 1])] == ["a", "b"]
+
+    assert database.pools()["all"].checkedout() == 0
+
+
+async def test_a_look_ends_in_time_and_leaves_a_connection_that_works(database):
+    with pytest.raises(UnavailableError):
+        await database.look(SLEEP, 1.9)
+    with pytest.raises(UnavailableError):
+        await database.look(SLEEP, 0.9, patience_seconds=0.1)
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await database.look(WRONG, "")
+
+    assert database.pools()["all"].checkedout() == 0
+    await add(database, (1, "a"))
     assert await bodies(database) == ["a"]
