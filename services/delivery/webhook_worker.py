@@ -14,7 +14,10 @@ from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
 from services.delivery.deliver_webhooks import LEASE_SECONDS, DeliverWebhooks
 
-POLL_SECONDS: Final = 0.25
+POLL_SECONDS: Final = 0.25  # the first look after there was nothing to claim
+# Whoever stores a delivery wakes its own loop, and a retry has its time. What is left was stored by another process
+# that has no room for it just now, or that has died.
+SHARED_POLL_SECONDS: Final = 1.0
 # Where nobody else can store a delivery, as in `worker`.
 ALONE_POLL_SECONDS: Final = 5.0
 LEAST_WAIT_SECONDS: Final = 0.001
@@ -134,10 +137,9 @@ class WebhookWorker:
             due = await self._store.next_due()
             if due is not None and due <= now:
                 return
-            if self._is_alone:
-                seconds = self._poll_seconds(ALONE_POLL_SECONDS)
-                if due is not None:
-                    seconds = min(seconds, max((due - now).total_seconds(), LEAST_WAIT_SECONDS))
+            seconds = self._poll_seconds(ALONE_POLL_SECONDS if self._is_alone else SHARED_POLL_SECONDS)
+            if due is not None:
+                seconds = min(seconds, max((due - now).total_seconds(), LEAST_WAIT_SECONDS))
 
     def _poll_seconds(self, seconds: float) -> float:
         return seconds * (0.5 + self._random())

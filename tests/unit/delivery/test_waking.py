@@ -24,9 +24,10 @@ PATIENCE_SECONDS = 20
 
 
 class Loop:
-    """A worker that is alone with its database, and whose next work is due at a moment."""
+    """A worker that is alone with its database, or not, and whose next work is due at a moment."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, is_alone: bool = True) -> None:
+        self.is_alone = is_alone
         self.clock = SystemClock()
         self.looked = asyncio.Semaphore(0)
         self.store = create_autospec(MessageStore if kind == "messages" else WebhookStore, instance=True)
@@ -61,7 +62,7 @@ class Loop:
             clock=self.clock,
             random=lambda: 0.5,
             shards=[0],
-            is_alone=True,
+            is_alone=self.is_alone,
         )
 
     def _for_webhooks(self) -> webhook_worker.WebhookWorker:
@@ -74,7 +75,7 @@ class Loop:
             clock=self.clock,
             random=lambda: 0.5,
             retention=timedelta(days=1),
-            is_alone=True,
+            is_alone=self.is_alone,
         )
 
 
@@ -84,6 +85,15 @@ async def loop(request, monkeypatch):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(module, "ALONE_POLL_SECONDS", 3600)
     loop = Loop(request.param)
+    yield loop
+    await loop.worker.stop(0)
+
+
+@pytest.fixture
+async def shared(monkeypatch):
+    """A worker for webhooks that others have too."""
+    monkeypatch.setattr(webhook_worker, "POLL_SECONDS", 0.01)
+    loop = Loop("webhooks", is_alone=False)
     yield loop
     await loop.worker.stop(0)
 
@@ -116,6 +126,27 @@ async def test_does_not_read_again_and_again_where_nobody_else_can_store_work(lo
     await asyncio.sleep(0.1)  # ten polls, where others can
 
     assert loop.store.next_due.await_count == 1
+
+
+async def test_a_webhooks_time_is_kept_where_others_can_store_some_too(shared, monkeypatch):
+    monkeypatch.setattr(webhook_worker, "SHARED_POLL_SECONDS", 3600)
+    shared.due_at = shared.clock.now() + timedelta(milliseconds=50)
+
+    await shared.start()
+
+    await asyncio.wait_for(shared.looked.acquire(), PATIENCE_SECONDS)
+    assert shared.clock.now() >= shared.due_at
+
+
+async def test_webhooks_that_others_leave_are_found(shared, monkeypatch):
+    monkeypatch.setattr(webhook_worker, "SHARED_POLL_SECONDS", 0.01)
+    await shared.start()
+    while shared.store.next_due.await_count < 2:
+        await asyncio.sleep(0.001)
+
+    shared.due_at = shared.clock.now()
+
+    await asyncio.wait_for(shared.looked.acquire(), PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("loop", ["messages"], indirect=True)
