@@ -49,25 +49,21 @@ _LOCK: Final = HotStatement(
     .with_for_update(),
     ("shards", "ids"),
 )
-_LOWEST_RANKS: Final = HotStatement(
-    select(
-        *(
-            select(func.min(DUE.c.rank)).where(_QUEUE, DUE.c.priority == level).scalar_subquery()
-            for level in sorted(fair_order.LEVEL.values())
-        )
-    ),
-    ("at_shard", "at_route"),
-)
 
 
-def _last_ranks(engine: str) -> Select[Any]:
+def _ends(engine: str) -> Select[Any]:
     # A look at the end of each lane: a maximum of groups would read every row of lanes that may be very long.
     lanes = listed(engine, "lanes", Text())
     last = select(func.max(DUE.c.rank)).where(_QUEUE, DUE.c.lane == lanes.c.value)
-    return select(lanes.c.value, last.scalar_subquery())
+    # They are the same beside each lane, and read once.
+    lowest = [
+        select(func.min(DUE.c.rank)).where(_QUEUE, DUE.c.priority == level)
+        for level in sorted(fair_order.LEVEL.values())
+    ]
+    return select(lanes.c.value, last.scalar_subquery(), *(each.scalar_subquery() for each in lowest))
 
 
-_LAST_RANKS: Final = HotStatement(_last_ranks, ("at_shard", "at_route", "lanes"))
+_ENDS: Final = HotStatement(_ends, ("at_shard", "at_route", "lanes"))
 
 
 def _heads(engine: str) -> Select[Any]:
@@ -155,7 +151,7 @@ def _by_queue(entries: Sequence[Entry]) -> dict[tuple[int, str], list[Entry]]:
 
 
 async def _ranks(connection: Connection, shard: int, route: str, lanes: Sequence[Lane]) -> list[int]:
-    (lowest,) = await _LOWEST_RANKS.rows(connection, shard, route)
-    last = await _LAST_RANKS.rows(connection, shard, route, sorted({lane.name for lane in lanes}))
-    queue = Queue(front=fair_order.front(tuple(lowest)), last={lane: rank for lane, rank in last if rank is not None})
-    return fair_order.ranks(lanes, queue)
+    ends = await _ENDS.rows(connection, shard, route, sorted({lane.name for lane in lanes}))
+    _, _, *lowest = ends[0]
+    last = {lane: rank for lane, rank, *_ in ends if rank is not None}
+    return fair_order.ranks(lanes, Queue(front=fair_order.front(tuple(lowest)), last=last))
