@@ -177,7 +177,7 @@ def test_is_asked_to_call_back_only_where_it_can_reach_us(name, public_url, give
 
 
 def sent_text(request) -> str:
-    return unquote_plus(f"{request.url} {(request.body or b'').decode()}")
+    return unquote_plus(f"{request.head.url} {(request.body or b'').decode()}")
 
 
 # --- Twilio, in both directions, with Twilio's own library ---

@@ -8,12 +8,10 @@ caller's, who cancels; only connecting has its own.
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import ssl
 from collections import deque
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, NamedTuple, cast
 
 from yarl import URL
@@ -27,9 +25,6 @@ KEEP_IDLE_SECONDS: Final = 4.0
 # An address that does not answer within this is passed over for the next one of the same name.
 NEXT_ADDRESS_SECONDS: Final = 1.0
 ADDRESSES_KEPT_SECONDS: Final = 10.0
-
-_TARGET: Final = re.compile(r"/[!-~]*")
-_DEFAULTS: Final = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "Textway"}
 
 
 @dataclass
@@ -68,8 +63,8 @@ class CarrierCalls:
 
         Raises OSError, as UnreadableAnswerError is one, and ValueError for a request that can not be written.
         """
-        written = _written(request)
-        url = URL(origin) if origin else request.url
+        written = request.written
+        url = URL(origin) if origin else request.head.url
         place = _Place(url.raw_host or "", url.port or 0, url.scheme == "https")
         connection = self._kept(place) or await self._connected(place)
         progress.begun = True
@@ -189,29 +184,3 @@ class _Connection(asyncio.Protocol):
         self.can_go_on = False
         if self._transport is not None:
             self._transport.abort()
-
-
-def _written(request: Prepared) -> bytes:
-    target = request.url.raw_path_qs
-    if not _TARGET.fullmatch(target):
-        raise ValueError("the address has characters that can not be in a request")
-    has_host, defaults = _left_to_us(tuple(request.headers))
-    lines = [f"{request.method} {target} HTTP/1.1"]
-    if not has_host:
-        lines.append(f"Host: {request.url.host_port_subcomponent}")
-    lines += defaults
-    lines += [f"{name}: {value}" for name, value in request.headers.items()]
-    if request.body is not None or request.method != "GET":
-        lines.append(f"Content-Length: {len(request.body or b'')}")
-    head = "\r\n".join(lines)
-    breaks = len(lines) - 1
-    if head.count("\r") != breaks or head.count("\n") != breaks or "\0" in head:
-        raise ValueError("a header has a line break")
-    return f"{head}\r\n\r\n".encode() + (request.body or b"")
-
-
-@lru_cache(maxsize=128)
-def _left_to_us(names: tuple[str, ...]) -> tuple[bool, list[str]]:
-    """Return whether a host is among the names of headers, and the lines of the defaults that are not."""
-    given = {name.lower() for name in names}
-    return "host" in given, [f"{name}: {value}" for name, value in _DEFAULTS.items() if name not in given]

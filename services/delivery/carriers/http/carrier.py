@@ -42,7 +42,15 @@ from services.delivery.carriers.http.callbacks import CallbackReader
 from services.delivery.carriers.http.calls import CarrierCalls, Progress
 from services.delivery.carriers.http.definition import Definition, Installation, setting_problems
 from services.delivery.carriers.http.model import Limits, Request
-from services.delivery.carriers.http.requests import Prepared, message_values, prepare, request_host, resolved_settings
+from services.delivery.carriers.http.requests import (
+    Head,
+    Prepared,
+    constant_head,
+    message_values,
+    prepare,
+    request_host,
+    resolved_settings,
+)
 from services.delivery.carriers.http.templates import Values
 
 CONNECT_SECONDS: Final = 5.0
@@ -82,6 +90,7 @@ class HttpCarrier:
         self._callbacks = CallbackReader(definition, settings)
         self._callback_url = f"{installation.public_url.rstrip('/')}/v1/carriers/{installation.name}"
         self._key_secret = _key_secret(definition, self._settings)
+        self._head = constant_head(definition, definition.request, self._settings)
         self._origin = origin
         self._clock = clock
         self._calls: CarrierCalls | None = None
@@ -103,7 +112,7 @@ class HttpCarrier:
             return Refused(failure=Failure(reason=FailureReason.CARRIER_REJECTED), detail=too_long)
         progress = Progress()
         try:
-            answer = await self._answer(self._prepared(self._definition.request, message), progress)
+            answer = await self._answer(self._prepared(self._definition.request, message, self._head), progress)
         except OSError as error:
             return _broken_off(error, begun=progress.begun)
         return send_result(self._definition.answer, answer, message, self._clock.now())
@@ -124,8 +133,8 @@ class HttpCarrier:
         """Verify a callback, then read it; see base.TakesCallbacks."""
         return self._callbacks.read(callback)
 
-    def _prepared(self, request: Request, message: OutboundMessage) -> Prepared:
-        return prepare(self._definition, request, self._values(message))
+    def _prepared(self, request: Request, message: OutboundMessage, head: Head | None = None) -> Prepared:
+        return prepare(self._definition, request, self._values(message), head)
 
     def _values(self, message: OutboundMessage) -> Values:
         status_url = inbound_url = ""

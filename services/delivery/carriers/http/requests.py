@@ -6,8 +6,11 @@ Documentation: docs/guides/new-carrier.md, "Templates" and "request".
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from yarl import URL
@@ -24,17 +27,56 @@ from services.delivery.carriers.http.model import (
     Request,
     SettingValues,
 )
-from services.delivery.carriers.http.templates import LEFT_OUT, MESSAGE_NAMES, Values, fill, fill_texts
+from services.delivery.carriers.http.templates import LEFT_OUT, MESSAGE_NAMES, Member, Values, fill, fill_texts
+
+_TARGET: Final = re.compile(r"/[!-~]*")
+_DEFAULTS: Final = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "Textway"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What comes before a request's body, as far as it is the same for every message."""
+
+    method: str
+    url: URL = field(repr=False)  # some carriers want their secret in it
+    headers: Mapping[str, str] = field(repr=False)
+    moving: Mapping[str, Member] = field(default_factory=dict)  # the headers that each message has of its own
+
+    @cached_property
+    def written(self) -> str:
+        """Its lines, as HTTP/1.1 has them (RFC 9112). Raises ValueError when they can not be written."""
+        target = self.url.raw_path_qs
+        if not _TARGET.fullmatch(target):
+            raise ValueError("the address has characters that can not be in a request")
+        names = {name.lower() for name in (*self.headers, *self.moving)}
+        defaults = {"Host": self.url.host_port_subcomponent or "", **_DEFAULTS}
+        ours = {name: value for name, value in defaults.items() if name.lower() not in names}
+        return f"{self.method} {target} HTTP/1.1\r\n{_lines({**ours, **self.headers})}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A request, ready to be sent."""
 
-    method: str
-    url: URL = field(repr=False)  # some carriers want their secret in it
-    headers: Mapping[str, str] = field(repr=False)
+    head: Head
+    headers: Mapping[str, str] = field(repr=False)  # this message's own
     body: bytes | None = field(repr=False)
+
+    @property
+    def written(self) -> bytes:
+        """What goes over the wire. Raises ValueError for a head that can not be written."""
+        head = self.head.written + _lines(self.headers)
+        if self.body is None and self.head.method == "GET":
+            return f"{head}\r\n".encode()
+        body = self.body or b""
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _lines(headers: Mapping[str, str]) -> str:
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if text.count("\r") != len(headers) or text.count("\n") != len(headers) or "\0" in text:
+        raise ValueError("a header has a line break")
+    return text
 
 
 def resolved_settings(definition: Definition, given: SettingValues, *, nth: int = 0) -> dict[str, str]:
@@ -84,15 +126,41 @@ def request_host(definition: Definition, settings: Mapping[str, str]) -> str:
     return urlsplit(definition.request.url.url(values, definition.addresses)).hostname or ""
 
 
-def prepare(definition: Definition, request: Request, values: Values) -> Prepared:
-    """Return the request for one message."""
+def constant_head(definition: Definition, request: Request, settings: Values) -> Head | None:
+    """Return what all messages' requests have in common; None when even the address is each message's own."""
+    fixed = {name: member for name, member in request.headers.items() if _is_constant(member, settings)}
+    moving = {name: member for name, member in request.headers.items() if name not in fixed}
+    try:
+        return replace(_head(definition, replace(request, headers=fixed), settings), moving=moving)
+    except KeyError:  # it names something that only a message has
+        return None
+
+
+def _is_constant(member: Member, settings: Values) -> bool:
+    try:
+        fill(member, settings)
+    except KeyError:
+        return False
+    return True
+
+
+def prepare(definition: Definition, request: Request, values: Values, head: Head | None = None) -> Prepared:
+    """Return the request for one message, with the head that all have in common, if there is one."""
+    head = head or _head(definition, request, values)
+    return Prepared(head=head, headers=fill_texts(head.moving, values), body=_body(request, values))
+
+
+def _head(definition: Definition, request: Request, values: Values) -> Head:
     headers, query = fill_texts(request.headers, values), fill_texts(request.query, values)
     _authenticate(request.auth, values, headers, query)
-    body = _body(request, values, headers)
+    if request.form is not None:
+        headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
+    elif request.json is not None:
+        headers.setdefault("Content-Type", "application/json")
     url = request.url.url(values, definition.addresses)
     if query:
         url += ("&" if "?" in url else "?") + urlencode(query, quote_via=quote)
-    return Prepared(method=request.method, url=URL(url, encoded=True), headers=headers, body=body)
+    return Head(method=request.method, url=URL(url, encoded=True), headers=headers)
 
 
 def _authenticate(auth: Auth | None, values: Values, headers: dict[str, str], query: dict[str, str]) -> None:
@@ -107,12 +175,10 @@ def _authenticate(auth: Auth | None, values: Values, headers: dict[str, str], qu
                 (headers if isinstance(auth, HeaderAuth) else query)[auth.name] = value
 
 
-def _body(request: Request, values: Values, headers: dict[str, str]) -> bytes | None:
+def _body(request: Request, values: Values) -> bytes | None:
     if request.form is not None:
-        headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
         return urlencode(fill_texts(request.form, values)).encode()
     if request.json is None:
         return None
-    headers.setdefault("Content-Type", "application/json")
     document = fill(request.json, values)
     return quick_json.encode({} if document is LEFT_OUT else document).encode()

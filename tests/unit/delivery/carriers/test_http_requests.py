@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from services.delivery.carriers.base import OutboundMessage
 from services.delivery.carriers.http.definition import load_definition
-from services.delivery.carriers.http.requests import Prepared, message_values, prepare, resolved_settings
+from services.delivery.carriers.http.requests import (
+    Head,
+    Prepared,
+    constant_head,
+    message_values,
+    prepare,
+    resolved_settings,
+)
 
 HEAD = """\
 name: x
@@ -28,14 +35,20 @@ request:
 
 
 def prepared(
-    request: str, *, text: str = "hello", sender: str = "+6598765432", status_url: str = "", **given
+    request: str,
+    *,
+    text: str = "hello",
+    sender: str = "+6598765432",
+    status_url: str = "",
+    common: Head | None = None,
+    **given,
 ) -> Prepared:
     definition = load_definition(HEAD + "\n".join(f"  {line}" for line in request.splitlines()) + "\n")
     message = OutboundMessage(message_id="msg_1", attempt_number=1, to="+6581230000", sender=sender, text=text)
     values = message_values(
         message, resolved_settings(definition, given), status_url=status_url, inbound_url="https://us/in"
     )
-    return prepare(definition, definition.request, values)
+    return prepare(definition, definition.request, values, common)
 
 
 def json_of(request: str, **given) -> object:
@@ -49,18 +62,20 @@ def test_escapes_a_value_in_an_address_save_an_address_at_its_start():
         "url: '{settings.url}/a b/{settings.user}?t={text}'", url="https://g/x?y=1&z=%20", user="a/b?c&d"
     )
 
-    assert str(request.url) == "https://g/x?y=1&z=%20/a b/a%2Fb%3Fc%26d?t=hello"
+    assert str(request.head.url) == "https://g/x?y=1&z=%20/a b/a%2Fb%3Fc%26d?t=hello"
 
 
 def test_escapes_an_address_that_is_not_at_the_start():
-    assert str(prepared("url: 'https://x/?u={settings.url}'", url="https://g/").url) == "https://x/?u=https%3A%2F%2Fg"
+    assert (
+        str(prepared("url: 'https://x/?u={settings.url}'", url="https://g/").head.url) == "https://x/?u=https%3A%2F%2Fg"
+    )
 
 
 @given(text=st.text(st.characters(codec="utf-8"), min_size=1, max_size=40))
 def test_no_text_can_change_the_rest_of_a_query(text):
     request = prepared("url: https://x/a?b=c\nquery: {t: '{text}', to: '{to_digits}'}", text=text)
 
-    parts = urlsplit(str(request.url))
+    parts = urlsplit(str(request.head.url))
     assert (parts.netloc, parts.path, parts.fragment) == ("x", "/a", "")
     assert parse_qsl(parts.query, keep_blank_values=True) == [("b", "c"), ("t", text), ("to", "6581230000")]
 
@@ -69,7 +84,7 @@ def test_no_text_can_change_the_rest_of_a_query(text):
 def test_a_form_and_a_json_body_carry_any_text_as_it_is(text):
     form = prepared("url: https://x/\nform: {t: '{text}', x: y}", text=text)
 
-    assert form.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert form.head.headers["Content-Type"] == "application/x-www-form-urlencoded"
     assert parse_qsl(form.body.decode(), keep_blank_values=True) == [("t", text), ("x", "y")]
     assert json_of('{t: "{text}"}', text=text) == {"t": text}
 
@@ -141,7 +156,7 @@ def test_gives_a_text_in_utf_16_digits():
 def test_authenticates(auth, headers, query):
     request = prepared(f"url: https://x/\nauth: {auth}", token=("s", "t"))
 
-    assert (request.headers, request.url.raw_query_string) == (headers, query)
+    assert (request.head.headers, request.head.url.raw_query_string) == (headers, query)
 
 
 def test_a_default_may_name_the_settings_above_it():
@@ -156,3 +171,28 @@ def test_shows_neither_body_nor_address_nor_headers():
 
     assert "s3" not in repr(request)
     assert "hello" not in repr(request)
+
+
+BASIC = "url: https://x/\nauth: {basic: {user: '{settings.user}', password: '{settings.token}'}}"
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_there"),
+    [
+        ("url: https://x/\nheaders: {a: '{settings.user}'}\njson: {t: '{text}'}", True),
+        (f"{BASIC}\nform: {{t: '{{text}}'}}", True),
+        (f"{BASIC}\nheaders: {{Idempotency-Key: '{{message_id}}', User-Agent: '{{to}}', x: y}}\njson: {{}}", True),
+        ("url: https://x/\nquery: {u: {when: settings.user, is: 1, else: '{text}'}}", True),
+        ("url: 'https://x/{to}'", False),
+        ("url: https://x/\nquery: {u: {when: ucs2, is: 1, else: 0}}", False),
+    ],
+)
+def test_what_all_requests_have_in_common_changes_nothing(request_, is_there):
+    given = {"user": "u", "token": "s"}
+    definition = load_definition(HEAD + "\n".join(f"  {line}" for line in request_.splitlines()) + "\n")
+
+    common = constant_head(definition, definition.request, resolved_settings(definition, given))
+
+    assert (common is not None) is is_there
+    alone, shared = prepared(request_, **given), prepared(request_, common=common, **given)
+    assert sorted(alone.written.splitlines()) == sorted(shared.written.splitlines())
