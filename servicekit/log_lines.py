@@ -13,7 +13,7 @@ GATHERED_CHARACTERS: Final = 65_536
 
 
 class GatheredLines:
-    """A stream for loggers. Inside an event loop lines wait for a moment, elsewhere they are written at once."""
+    """A stream for loggers. Inside an event loop lines wait for a moment; elsewhere only while such a moment lasts."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -35,12 +35,12 @@ class GatheredLines:
         if self._characters >= GATHERED_CHARACTERS:
             self.write_out()
             return
+        if self._scheduled_on is not None and not self._scheduled_on.is_closed():
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self.write_out()
-            return
-        if self._scheduled_on is loop:
             return
         self._scheduled_on = loop
         loop.call_later(GATHERED_SECONDS, self._write_out_scheduled)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from servicekit import lean_imports as _lean_imports  # noqa: F401  # before all that it is to keep out
-from servicekit import logs, tracing
+from servicekit import logs, tracing, wakeups
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
 from servicekit.settings import ProcessSettings, SettingsError, load
@@ -72,6 +72,7 @@ def greet() -> None:
 )
 def serve(names: tuple[str, ...], number: int) -> None:
     """Serve any of the services in this process, until SIGTERM."""
+    wakeups.spare()
     from servicekit import tls
 
     # The first process of a container ignores a signal that it does not handle, and starting may take a minute.

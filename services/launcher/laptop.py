@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+from servicekit import wakeups
 from servicekit.settings import ENV_PREFIX, SettingsError
 from services.launcher import gateway_process
 from services.launcher.keep import Plan, become_keeper, report
@@ -44,6 +45,7 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
     with _only_one(folders.run / "up.lock") as lock:
         _check_port(settings)
         _raise_open_files()
+        wakeups.spare()  # the gateway too, as whatever is started from here
         services = planned(settings)
         addresses = choose_addresses(services, settings)
         os.environ.update(_environment(settings, data_dir, addresses))

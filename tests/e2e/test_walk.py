@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import time
 
@@ -297,3 +298,9 @@ def test_says_that_it_is_live_and_ready(post):
     ready = post.get("/health/ready").json()
     assert ready["status"] == "ready"
     assert {part["name"] for part in ready["parts"]} == {"integrations", "ingress", "delivery"}
+
+
+def test_no_process_is_pushed_off_its_processor_by_one_that_wakes(product):
+    policies = {name: os.sched_getscheduler(pid) for name, pid in product.children().items()}
+
+    assert policies == dict.fromkeys(("gateway", "integrations", "ingress", "delivery"), os.SCHED_BATCH)

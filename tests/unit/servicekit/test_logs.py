@@ -188,6 +188,21 @@ async def test_lets_no_more_lines_wait_than_a_few(monkeypatch):
     assert stream.getvalue()
 
 
+def test_waits_for_no_moment_of_a_loop_that_is_closed(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure(service="probe", log_format="json")
+    log = structlog.get_logger("probe")
+
+    async def say() -> None:
+        log.info("within")
+
+    asyncio.run(say())
+    log.info("afterwards")
+
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["within", "afterwards"]
+
+
 def test_a_process_that_ends_by_an_error_has_written_what_it_said():
     program = (
         "import asyncio, structlog\n"
