@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -145,33 +145,51 @@ def receipt(message_id: str) -> Receipt:
 
 async def circles(database: Database) -> int:
     """How many the server broke. It looks for one only after a lock was waited for longer than `deadlock_timeout`."""
-    counted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    # A connection tells what it has counted when it ends.
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    async with asyncio.timeout(DONE_WITHIN_SECONDS):
+        while await first_value(database, others):
+            await asyncio.sleep(0.05)
+    return await first_value(database, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+
+
+async def first_value(database: Database, statement: str) -> int:
     async with database.read() as connection:
-        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
-        return int((await connection.execute(text(counted))).scalar_one())
+        return int(await connection.scalar(text(statement)))
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    database = Database.open(url)
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 async def test_no_two_calls_wait_for_each_other(postgres_database):
-    async with contextlib.AsyncExitStack() as stack:
-        databases = [Database.open(postgres_database) for _ in range(PROCESSES)]
-        for database in databases:
-            stack.push_async_callback(database.close)
-        await migrations.migrate(databases[0], service.MIGRATIONS, service.VERSION_TABLE)
-        before = await circles(databases[0])
-        actors = Actors(databases, seed=1)
+    async with opened(postgres_database) as watching:
+        before = await circles(watching)
+        async with contextlib.AsyncExitStack() as stack:
+            databases = [await stack.enter_async_context(opened(postgres_database)) for _ in range(PROCESSES)]
+            await migrations.migrate(databases[0], service.MIGRATIONS, service.VERSION_TABLE)
+            actors = Actors(databases, seed=1)
 
-        async with asyncio.timeout(DONE_WITHIN_SECONDS):
-            await asyncio.gather(
-                actors.add(),
-                *(actors.work(lease_seconds) for lease_seconds in (0.05, 5, 0.05, 5, 0.05, 5)),
-                actors.cancel(),
-                actors.receive(),
-                actors.receive(),
-                actors.sweep(),
-                actors.sweep(),
-                actors.hear(),
-                actors.hear(),
-            )
+            async with asyncio.timeout(DONE_WITHIN_SECONDS):
+                await asyncio.gather(
+                    actors.add(),
+                    *(actors.work(lease_seconds) for lease_seconds in (0.05, 5, 0.05, 5, 0.05, 5)),
+                    actors.cancel(),
+                    actors.receive(),
+                    actors.receive(),
+                    actors.sweep(),
+                    actors.sweep(),
+                    actors.hear(),
+                    actors.hear(),
+                )
 
-        assert await circles(databases[0]) == before
+        assert await circles(watching) == before
     assert actors.calls >= ROUNDS * (1 + 6 * 2 + 2 + 2 + 2)
