@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -146,7 +146,10 @@ class PostgresEngine:
             connection.give_back()
 
     async def _take(self) -> PostgresConnection:
-        return PostgresConnection(self._engine, await self._engine.raw_connection())
+        try:
+            return PostgresConnection(self._engine, await self._engine.raw_connection())
+        except InvalidRequestError as error:
+            raise ConnectionError("each connection that was made broke before it could be used") from error
 
     @contextlib.asynccontextmanager
     async def outside_transaction(self, *, patience_seconds: float) -> AsyncIterator[Connection]:
@@ -205,8 +208,8 @@ class PostgresEngine:
         await self._engine.dispose()
 
     def _examine_server(self, connection: Any, record: Any) -> None:
-        record.info["breaks"] = self._breaks
         connection.run_async(_examine_server)
+        record.info["breaks"] = self._breaks  # it has answered, whatever broke while it was made
 
     def _replace_dead(self, connection: Any, record: Any, _proxy: object) -> None:
         # Cheaper than a ping: a server that closed the connection was heard, and one that fell silent was noticed.

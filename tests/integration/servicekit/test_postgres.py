@@ -151,6 +151,27 @@ async def test_whatever_the_driver_says_of_a_connection_that_was_cut_is_an_outag
     assert await notes(database) == []
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_what_breaks_while_a_connection_is_made_is_no_defect_of_ours(database, monkeypatch, is_cut):
+    engine, examine = database._engine, postgres._examine_server
+
+    async def examine_amid_breaks(driver) -> None:
+        await examine(driver)
+        engine._breaks += 1
+        if is_cut:
+            driver.terminate()
+
+    await note(database, "before")
+    engine._breaks += 1
+    monkeypatch.setattr(postgres, "_examine_server", examine_amid_breaks)
+
+    if is_cut:
+        with pytest.raises(UnavailableError):
+            await note(database, "cut")
+    else:
+        await note(database, "after")
+
+
 async def test_a_row_that_another_holds_is_waited_for_and_not_for_long(database):
     await note(database, "mine")
     async with database.write() as holder:
