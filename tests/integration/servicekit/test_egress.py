@@ -90,6 +90,20 @@ async def listening(script=None, *, host=RECEIVER, port=0, tls=None):
         await asyncio.sleep(0)
 
 
+@contextlib.asynccontextmanager
+async def listening_before_a_canary(script=None):
+    """A receiver, and another listener at the same port of an address that must not be called."""
+    while True:
+        async with contextlib.AsyncExitStack() as stack:
+            receiver = await stack.enter_async_context(listening(script))
+            try:
+                canary = await stack.enter_async_context(listening(host="127.0.0.1", port=receiver.port))
+            except OSError:
+                continue  # somebody else has that port there
+            yield receiver, canary
+            return
+
+
 def calling(*, names=None, tls=None, limits=None, allowed=f"{RECEIVER}/32", **policy):
     networks = (ip_network(allowed),) if allowed else ()
     return EgressClient(
@@ -194,7 +208,7 @@ async def test_one_blocked_address_of_a_name_refuses_all_of_them(addresses, cana
 
 
 async def test_a_name_that_means_something_else_the_second_time_is_asked_once_a_call_and_refused_then():
-    async with listening() as receiver, listening(host="127.0.0.1", port=receiver.port) as canary:
+    async with listening_before_a_canary() as (receiver, canary):
         names = FakeNames(receiver_example=[[RECEIVER], ["127.0.0.1"]])
         client = calling(names=names)
         url = f"http://receiver.example:{receiver.port}/"
@@ -209,7 +223,7 @@ async def test_a_name_that_means_something_else_the_second_time_is_asked_once_a_
 
 
 async def test_a_name_that_alternates_is_never_dialled_at_the_wrong_address():
-    async with listening() as receiver, listening(host="127.0.0.1", port=receiver.port) as canary:
+    async with listening_before_a_canary() as (receiver, canary):
         names = FakeNames(receiver_example=[[RECEIVER], ["127.0.0.1"]] * 20)
         client = calling(names=names)
 
@@ -246,7 +260,7 @@ async def test_does_not_follow_a_redirect(status, where):
         location = where.format(port=receiver.port)
         writer.write(f"HTTP/1.1 {status} X\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
 
-    async with listening(redirect) as receiver, listening(host="127.0.0.1", port=receiver.port) as canary:
+    async with listening_before_a_canary(redirect) as (receiver, canary):
         exchange = await post(calling(), f"http://receiver.example:{receiver.port}/")
 
     assert (exchange.status, exchange.problem) == (status, Problem.REDIRECT_REFUSED)
