@@ -27,9 +27,11 @@ class Connection(Protocol):
 
     async def scalar(self, statement: Executable, parameters: Parameters = None, /) -> Any:
         """Run a statement and return the first value of the first row; None when there is none."""
+        return (await self.execute(statement, parameters)).scalar()
 
     async def scalars(self, statement: Executable, parameters: Parameters = None, /) -> ScalarResult[Any]:
         """Run a statement and return the first value of each row."""
+        return (await self.execute(statement, parameters)).scalars()
 
     async def exec_driver_sql(
         self, statement: str, parameters: DriverParameters = None, /

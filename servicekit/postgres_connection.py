@@ -7,18 +7,18 @@ from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
 
 import asyncpg
 import sqlalchemy
-from sqlalchemy import CursorResult, Dialect, Executable, ScalarResult
+from sqlalchemy import CursorResult, Dialect, Executable
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from servicekit.connection import DriverParameters, Parameters
+from servicekit.connection import Connection, DriverParameters, Parameters
 
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
 
 _BEGIN_WRITE: Final = "BEGIN"
 _BEGIN_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_COMMITTED: Final = "COMMIT"
+_COMMIT: Final = "COMMIT"
 
 
 class Driver(Protocol):
@@ -49,7 +49,7 @@ class Driver(Protocol):
         """Run a statement for each of the rows, without waiting for one before the next is sent."""
 
 
-class PostgresConnection:
+class PostgresConnection(Connection):
     """A connection of the pool for as long as it is taken.
 
     SQLAlchemy's connection is made when a statement needs it: that, its greenlets and its adapter take longer than
@@ -62,8 +62,13 @@ class PostgresConnection:
         self._engine = engine
         self._taken = taken
         self.driver = cast("Driver", taken.driver_connection)
-        self.dialect: Dialect = engine.dialect
+        self._dialect: Dialect = engine.dialect
         self._wrapped: AsyncConnection | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """See Connection."""
+        return self._dialect
 
     async def begin(self, *, writes: bool) -> None:
         """Begin a transaction: READ COMMITTED to write, one snapshot to read."""
@@ -71,7 +76,7 @@ class PostgresConnection:
 
     async def commit(self) -> None:
         """Commit. Raises when a statement had failed: the server then rolls back, and does not call that an error."""
-        if await self.driver.execute("COMMIT") != _COMMITTED:
+        if await self.driver.execute(_COMMIT) != _COMMIT:  # its answer is its own name
             raise asyncpg.InFailedSQLTransactionError("a transaction went on after an error, and is rolled back")
 
     async def roll_back(self) -> None:
@@ -100,14 +105,6 @@ class PostgresConnection:
     async def execute(self, statement: Executable, parameters: Parameters = None, /) -> CursorResult[*tuple[Any, ...]]:
         """See Connection."""
         return await self._whole().execute(statement, parameters)
-
-    async def scalar(self, statement: Executable, parameters: Parameters = None, /) -> Any:
-        """See Connection."""
-        return (await self.execute(statement, parameters)).scalar()
-
-    async def scalars(self, statement: Executable, parameters: Parameters = None, /) -> ScalarResult[Any]:
-        """See Connection."""
-        return (await self.execute(statement, parameters)).scalars()
 
     async def exec_driver_sql(
         self, statement: str, parameters: DriverParameters = None, /

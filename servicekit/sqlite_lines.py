@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 import sqlalchemy
-from sqlalchemy import CursorResult, Dialect, Executable, ScalarResult
+from sqlalchemy import CursorResult, Dialect, Executable
 from sqlalchemy.pool import StaticPool
 
 from servicekit.connection import Connection, DriverParameters, Parameters
@@ -125,7 +125,7 @@ class Line:
             self._busy_timeout_ms = milliseconds
 
 
-class _SqliteConnection:
+class _SqliteConnection(Connection):
     """A transaction's way to its line: there with each statement, or already there.
 
     What needs SQLAlchemy gets a connection of it, over the same one of the driver. What does not is spared the making
@@ -148,12 +148,6 @@ class _SqliteConnection:
 
     async def execute(self, statement: Executable, parameters: Parameters = None, /) -> CursorResult[*tuple[Any, ...]]:
         return cast("CursorResult[*tuple[Any, ...]]", await self._call(self._execute, statement, parameters))
-
-    async def scalar(self, statement: Executable, parameters: Parameters = None, /) -> Any:
-        return (await self.execute(statement, parameters)).scalar()
-
-    async def scalars(self, statement: Executable, parameters: Parameters = None, /) -> ScalarResult[Any]:
-        return (await self.execute(statement, parameters)).scalars()
 
     async def exec_driver_sql(
         self, statement: str, parameters: DriverParameters = None, /
