@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -11,7 +12,7 @@ import pytest
 from textway.delivery.v1 import message_pb2, messages_service_pb2
 
 from .conftest import Gateway
-from .raw import chunked, closed_after, read, request, send
+from .raw import Answer, chunked, closed_after, read, request, send
 from .test_answers import assert_error
 
 BODY_LIMIT = 262_144
@@ -19,6 +20,16 @@ BODY_LIMIT = 262_144
 
 def json_of(size: int) -> bytes:
     return b'{"to":"' + b"x" * (size - 9) + b'"}'
+
+
+def send_in_pieces(port: int, data: bytes) -> Answer:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(ConnectionError):  # the answer may come before the end of the body
+            for start in range(0, len(data), 16_384):
+                connection.sendall(data[start : start + 16_384])
+                time.sleep(0.002)
+        return read(connection, "POST")
 
 
 @pytest.mark.parametrize("path", ["/v1/ingress/ig_a", "/v1/messages"])
@@ -32,6 +43,19 @@ def test_a_body_may_have_262144_bytes_and_not_one_more(gate: Gateway, path: str,
     assert inside.status_code == 202
     assert assert_error(beyond, 413, "payload_too_large")["limit"] == BODY_LIMIT
     assert len(gate.stubs.calls) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/ingress/ig_a", "/v1/messages", "/v1/webhooks/send-example"])
+@pytest.mark.parametrize("size", [BODY_LIMIT, BODY_LIMIT + 1, 4 * BODY_LIMIT])
+@pytest.mark.parametrize("encode", [lambda path, body: request("POST", path, body=body), chunked])
+def test_a_body_that_comes_in_pieces_is_counted_whole(gate: Gateway, path: str, size: int, encode: object) -> None:
+    assert callable(encode)
+
+    answer = send_in_pieces(gate.port, encode(path, json_of(size)))
+
+    if size > BODY_LIMIT:
+        assert assert_error(answer, 413, "payload_too_large")["limit"] == BODY_LIMIT
+    assert len(gate.stubs.calls) == (size <= BODY_LIMIT)
 
 
 def test_a_page_may_have_megabytes(gate: Gateway, client: httpx.Client) -> None:
