@@ -64,7 +64,6 @@ def _accepting(store: SqlMessageStore) -> AcceptMessages:
         shards=1,
         validity=timedelta(hours=4),
         queue_of=lambda _submission: ROUTE,
-        on_stored=lambda: None,
     )
 
 

@@ -84,9 +84,9 @@ class Submission:
 
 
 class AddsMessages(Protocol):
-    """The part of the store that accepting needs."""
+    """Whoever stores messages and sends them."""
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
+    async def add(self, messages: Sequence[NewMessage]) -> Sequence[Accepted]:
         """Store messages, all or none, on disk; return the answer to each."""
 
 
@@ -101,16 +101,14 @@ class AcceptMessages:
         shards: int,
         validity: timedelta,
         queue_of: Callable[[Submission], str],
-        on_stored: Callable[[], None],
         expect: Callable[[set[Owner]], None] = lambda _owners: None,
     ) -> None:
-        """Take `expect` for who prepares to tell of the owners' messages, and `on_stored` for who sends them."""
+        """Take `expect` for who prepares to tell of the owners' messages."""
         self._store = store
         self._clock = clock
         self._shards = shards
         self._validity = validity
         self._queue_of = queue_of  # the route in whose queue a message waits
-        self._on_stored = on_stored
         self._expect = expect
         self._commits = Batcher(self._commit, max_size=MAX_MESSAGES_IN_COMMIT, weigh=len, name="accept")
 
@@ -175,7 +173,6 @@ class AcceptMessages:
         messages = [message for group in groups for message in group]
         self._expect({Owner(message.tenant_id, message.integration_id) for message in messages})
         accepted = await self._store.add(messages)
-        self._on_stored()
         stored = sum(answer.message_id == message.id for answer, message in zip(accepted, messages, strict=True))
         metrics.accepted("stored").inc(stored)
         metrics.accepted("known").inc(len(messages) - stored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -27,14 +28,24 @@ from services.delivery.domain import (
     MAX_CARRIER_ID_LENGTH,
     MAX_DETAIL_LENGTH,
     NOT_THE_MESSAGE,
+    Accepted,
     Failure,
     FailureReason,
+    NewMessage,
     Outcome,
     Status,
 )
 from services.delivery.pacing import LATE_US, Wish
 from services.delivery.retry_policy import EVIDENCE_SECONDS, Retry, next_step
-from services.delivery.store import FinishedAttempt, MessageStore, Share, StartedAttempt
+from services.delivery.store import (
+    Begin,
+    Beginning,
+    DueMessage,
+    FinishedAttempt,
+    MessageStore,
+    Share,
+    StartedAttempt,
+)
 
 CARRIER_CALL_SECONDS: Final = 20.0
 LEASE_SECONDS: Final = 30.0
@@ -88,11 +99,13 @@ class Dispatcher:
             spacing_seconds=OUTCOMES_SPACING_SECONDS,
         )
         self._wants_room = False  # the last claim may have left messages for which there was no room
+        self._begins_at_once = False
+        self._reserved = 0  # for messages that are being stored and may begin with that
 
     @property
     def room(self) -> int:
         """How many more messages may be in flight."""
-        return self._max_in_flight - len(self._in_flight)
+        return self._max_in_flight - len(self._in_flight) - self._reserved
 
     @property
     def open_routes(self) -> list[str]:
@@ -101,6 +114,60 @@ class Dispatcher:
         opened = {share.route for share in self._round(now, self._monitor.room(now)).shares(self.room)}
         probed = set(self._monitor.to_probe(now))
         return [route.name for route in self._carriers.routes if route.name in opened or probed & set(route.members)]
+
+    def open(self) -> None:
+        """Begin to send what is added as it is stored, from now on."""
+        self._begins_at_once = True
+
+    def close(self) -> None:
+        """Leave what is added from now on to those who claim it."""
+        self._begins_at_once = False
+
+    async def add(self, messages: Sequence[NewMessage]) -> Sequence[Accepted]:
+        """Store messages, and send those at once that have a free carrier and nothing before them in the queue.
+
+        What is sent at once spares the queue's writes and reads and a transaction of its own. Raises UnavailableError
+        when they can not be stored.
+        """
+        now = self._clock.now()
+        lease_until = now + timedelta(seconds=self._lease_seconds)
+        beginnings = self._beginnings(messages, now)
+        self._reserve(beginnings)
+        try:
+            added = await self._store.add_and_begin(messages, beginnings, now=now, lease_until=lease_until)
+        finally:
+            self._give_back(beginnings)
+        self._begin(added.started, lease_until)
+        if added.waiting:
+            self._on_room()
+        return added.answers
+
+    def _beginnings(self, messages: Sequence[NewMessage], now: datetime) -> dict[str, Beginning]:
+        room = self.room
+        if not self._begins_at_once or len(messages) > room:
+            return {}
+        claim_round = self._round(now, self._monitor.room(now))
+        shares = {share.route: share.limit for share in claim_round.shares(room)}
+        # Of messages that do not all have room, the queue says which go first. It keeps to limits, too.
+        wanted, limited = Counter(message.route for message in messages), self._monitor.limits(now)
+        beginnings = {}
+        for new in messages:
+            if wanted[new.route] <= shares.get(new.route, 0):
+                message = new.as_queued()
+                decision = claim_round.decide(DueMessage(message=message))
+                if isinstance(decision, Begin) and decision.carrier not in limited:
+                    beginnings[new.id] = Beginning(message, decision)
+        return beginnings
+
+    def _reserve(self, beginnings: Mapping[str, Beginning]) -> None:
+        self._reserved += len(beginnings)
+        for _, begin in beginnings.values():
+            self._monitor.began(begin.carrier)
+
+    def _give_back(self, beginnings: Mapping[str, Beginning]) -> None:
+        self._reserved -= len(beginnings)
+        for _, begin in beginnings.values():
+            self._monitor.ended(begin.carrier)
 
     async def send_due(self, shard: int) -> int:
         """Claim one batch of a shard and begin to send it; return for how many messages something was done."""
@@ -148,13 +215,17 @@ class Dispatcher:
         )
         for name, until in claimed.full_until.items():
             self._monitor.no_slot_before(name, until)
-        self._leased_until = min(self._leased_until, lease_until) if self._in_flight else lease_until
-        for attempt in claimed.started:
+        self._begin(claimed.started, lease_until, probed)
+        return len(claimed.started) + claimed.settled
+
+    def _begin(self, started: Sequence[StartedAttempt], lease_until: datetime, probed: str = "") -> None:
+        if started:
+            self._leased_until = min(self._leased_until, lease_until) if self._in_flight else lease_until
+        for attempt in started:
             task = asyncio.create_task(self._send(attempt, probe=attempt.carrier == probed))
             self._in_flight[task] = attempt
             self._monitor.began(attempt.carrier)
             task.add_done_callback(self._landed)
-        return len(claimed.started) + claimed.settled
 
     async def renew_leases(self) -> None:
         """Keep what is in flight ours. An attempt whose lease is lost goes on, and records nothing."""

@@ -171,6 +171,38 @@ class NewMessage:
     idempotency: IdempotencyKey | None = None
     dedupe: DedupeKey | None = None
 
+    def as_queued(self) -> Message:
+        """Return the message as it is once it is stored, before any attempt."""
+        return Message(
+            id=self.id,
+            tenant_id=self.tenant_id,
+            integration_id=self.integration_id,
+            status=Status.QUEUED,
+            to=self.to,
+            sender="",
+            text=self.text,
+            ref=self.ref,
+            callback=self.callback,
+            carrier="",
+            carrier_message_id="",
+            segments=self.segments,
+            encoding=self.encoding,
+            attempts=0,
+            failure=None,
+            created_at=self.created_at,
+            updated_at=self.created_at,
+            valid_until=self.valid_until,
+            priority=self.priority,
+            on_unknown=self.on_unknown,
+            sent_at=None,
+            delivered_at=None,
+            wanted_sender=self.wanted_sender,
+            tag=self.tag,
+            despite_opt_out=self.despite_opt_out,
+            request_id=self.request_id,
+            traceparent=self.traceparent,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:

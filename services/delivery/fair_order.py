@@ -36,6 +36,7 @@ class Queue:
 
     front: int
     last: Mapping[str, int]
+    is_empty: bool = False  # nothing in it is ready
 
 
 def lane_of(owner: str, priority: Priority) -> Lane:

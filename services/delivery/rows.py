@@ -32,32 +32,39 @@ _ENCODINGS: Final = {each.value: each for each in Encoding}
 _PRIORITIES: Final = {each.value: each for each in Priority}
 _POLICIES: Final = {each.value: each for each in OnUnknown}
 _QUEUED: Final = Status.QUEUED.value
+_SENDING: Final = Status.SENDING.value
 _STARTED: Final = Outcome.STARTED.value
 
 
-def new_message(message: NewMessage) -> tuple[Any, ...]:
-    """Return the row of a message that was just accepted, in the order of the table's columns."""
+def new_message(message: NewMessage, begun: StartedAttempt | None, now_ms: int) -> tuple[Any, ...]:
+    """Return the row of a message that was just accepted, in the order of the table's columns.
+
+    `begun` is the attempt that begins in the same moment.
+    """
     created_at_ms = to_milliseconds(message.created_at)
+    status, sender, carrier, attempts, updated_at_ms = (
+        (_SENDING, begun.sender, begun.carrier, begun.number, now_ms) if begun else (_QUEUED, "", "", 0, created_at_ms)
+    )
     return (
         shard_of(message.id),
         message.id,
         message.tenant_id,
         message.integration_id,
-        _QUEUED,
+        status,
         message.to,
-        "",  # sender
+        sender,
         message.text,
         message.ref,
         message.callback,
-        "",  # carrier
+        carrier,
         "",  # carrier_message_id
         message.segments,
         message.encoding.value,
-        0,  # attempts
+        attempts,
         "",  # failure_reason
         "",  # failure_code
         created_at_ms,
-        created_at_ms,
+        updated_at_ms,
         to_milliseconds(message.valid_until),
         message.priority.value,
         message.on_unknown.value,

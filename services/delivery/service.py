@@ -186,12 +186,11 @@ class DeliveryService:
             clock=clock,
         )
         self._accepting = AcceptMessages(
-            store=self._store,
+            store=self._dispatcher,
             clock=clock,
             shards=settings.delivery_shards,
             validity=timedelta(seconds=settings.message_validity_seconds),
             queue_of=lambda submission: carriers.route(submission).name,
-            on_stored=self._worker.wake,
             expect=self._announcements.expect,
         )
         self._receive_reply = ReceiveReply(
@@ -317,12 +316,15 @@ class DeliveryService:
         for carrier in self._carriers:
             await carrier.start(self._follow_up)
         await self._worker.start()
+        self._dispatcher.open()
         await self._webhook_worker.start()
         await self._measuring.start()
 
     async def stop(self) -> None:
         """Finish what is in flight, then close carriers, channel and database."""
         await self._measuring.stop()
+        self._dispatcher.close()
+        await self._accepting.drain()  # what it stores may begin with that, and is then waited for like all else
         await asyncio.gather(self._worker.stop(self._drain_seconds), self._webhook_worker.stop(self._drain_seconds))
         for carrier in self._carriers:
             await carrier.stop()

@@ -136,10 +136,15 @@ async def start(connection: Connection, started: Sequence[StartedAttempt], now_m
     await _BEGIN_SENDING.each(
         connection, [(shard, id_, a.number, a.carrier, a.sender, now_ms) for shard, id_, a in each]
     )
-    await _START.each(connection, [rows.new_attempt(attempt, now_ms) for attempt in started])
+    await open_attempts(connection, started, now_ms)
     doubled = [{**at(a.message.id), "at_number": a.number - 1} for a in started if a.possible_duplicate]
     if doubled:
         await connection.execute(UPDATE_ATTEMPT.values(possible_duplicate=True), doubled)
+
+
+async def open_attempts(connection: Connection, started: Sequence[StartedAttempt], now_ms: int) -> None:
+    """Write attempts as started; their messages and due rows say so already."""
+    await _START.each(connection, [rows.new_attempt(attempt, now_ms) for attempt in started])
 
 
 async def settle_without_attempt(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import Select, Text, and_, bindparam, case, func, select, update
@@ -78,6 +78,9 @@ def _heads(engine: str) -> Select[Any]:
 _HEADS: Final = HotStatement(_heads, ("at_shard", "routes"))
 
 
+QueueKey = tuple[int, str]  # a shard, and the name of a route
+
+
 class Entry(NamedTuple):
     """A message on its way into the queue."""
 
@@ -86,14 +89,47 @@ class Entry(NamedTuple):
     lane: Lane
     due_at_ms: int
 
+    @property
+    def queue(self) -> QueueKey:
+        """Where it is to wait."""
+        return shard_of(self.message_id), self.route
 
-async def enter(connection: Connection, entries: Sequence[Entry]) -> None:
-    """Put messages into the queue, ready."""
-    rows: list[tuple[Any, ...]] = []
-    for (shard, route), members in _by_queue(entries).items():
-        ranks = await _ranks(connection, shard, route, [entry.lane for entry in members])
+
+class Lease(NamedTuple):
+    """That a message is somebody's from the start."""
+
+    token: int
+    until_ms: int
+
+
+_NO_LEASES: Final[Mapping[str, Lease]] = {}
+
+
+async def look(connection: Connection, entries: Sequence[Entry]) -> dict[QueueKey, Queue]:
+    """Return the queues of these entries as they are without them."""
+    return {
+        key: await _queue(connection, key, [entry.lane for entry in members])
+        for key, members in _by_queue(entries).items()
+    }
+
+
+async def enter(
+    connection: Connection,
+    entries: Sequence[Entry],
+    queues: Mapping[QueueKey, Queue],
+    leases: Mapping[str, Lease] = _NO_LEASES,
+) -> None:
+    """Put messages into their queues: leased where they have a lease by their id, and all others ready."""
+    rows: list[tuple[Any, ...]] = [
+        (shard_of(id_), id_, lease.until_ms, True, lease.token, route, lane.name, lane.level, None)
+        for id_, route, lane, _ in entries
+        if (lease := leases.get(id_))
+    ]
+    waiting = [entry for entry in entries if entry.message_id not in leases]
+    for key, members in _by_queue(waiting).items():
+        ranks = fair_order.ranks([entry.lane for entry in members], queues[key])
         rows += [
-            (shard, entry.message_id, entry.due_at_ms, False, 0, route, entry.lane.name, entry.lane.level, rank)
+            (key[0], entry.message_id, entry.due_at_ms, False, 0, entry.route, entry.lane.name, entry.lane.level, rank)
             for entry, rank in zip(members, ranks, strict=True)
         ]
     await _ENTER.each(connection, rows)
@@ -106,9 +142,9 @@ async def promote(connection: Connection, shard: int, now_ms: int) -> None:
         Entry(message_id, route, Lane(name=lane, level=priority), due_at_ms)
         for message_id, route, lane, priority, due_at_ms in found
     ]
-    for (_, route), members in _by_queue(waiting).items():
-        ranks = await _ranks(connection, shard, route, [entry.lane for entry in members])
-        ranked = zip(members, ranks, strict=True)
+    for key, members in _by_queue(waiting).items():
+        lanes = [entry.lane for entry in members]
+        ranked = zip(members, fair_order.ranks(lanes, await _queue(connection, key, lanes)), strict=True)
         await _SET_RANK.each(connection, [(shard, entry.message_id, rank) for entry, rank in ranked])
 
 
@@ -143,15 +179,18 @@ async def adopt(connection: Connection, routes: Sequence[str], into: str, now_ms
     return moved.rowcount
 
 
-def _by_queue(entries: Sequence[Entry]) -> dict[tuple[int, str], list[Entry]]:
-    queues: dict[tuple[int, str], list[Entry]] = {}
+def _by_queue(entries: Sequence[Entry]) -> dict[QueueKey, list[Entry]]:
+    queues: dict[QueueKey, list[Entry]] = {}
     for entry in entries:
-        queues.setdefault((shard_of(entry.message_id), entry.route), []).append(entry)
+        queues.setdefault(entry.queue, []).append(entry)
     return queues
 
 
-async def _ranks(connection: Connection, shard: int, route: str, lanes: Sequence[Lane]) -> list[int]:
-    ends = await _ENDS.rows(connection, shard, route, sorted({lane.name for lane in lanes}))
+async def _queue(connection: Connection, key: QueueKey, lanes: Sequence[Lane]) -> Queue:
+    ends = await _ENDS.rows(connection, *key, sorted({lane.name for lane in lanes}))
     _, _, *lowest = ends[0]
-    last = {lane: rank for lane, rank, *_ in ends if rank is not None}
-    return fair_order.ranks(lanes, Queue(front=fair_order.front(tuple(lowest)), last=last))
+    return Queue(
+        front=fair_order.front(tuple(lowest)),
+        last={lane: rank for lane, rank, *_ in ends if rank is not None},
+        is_empty=all(rank is None for rank in lowest),
+    )

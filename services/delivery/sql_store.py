@@ -48,11 +48,13 @@ from services.delivery.fair_order import lane_of
 from services.delivery.pacing import Limits, Slots, Wish, find_slots, lines_of
 from services.delivery.sql_keys import Repeat
 from services.delivery.sql_opt_outs import Refused
-from services.delivery.sql_queue import Entry
+from services.delivery.sql_queue import Entry, Lease
 from services.delivery.sql_senders import Sender
 from services.delivery.sql_statements import DELETE_DUE, UPDATE_DUE, UPDATE_MESSAGE, at, newest_first, shards_of
 from services.delivery.store import (
+    Added,
     Begin,
+    Beginning,
     CancelResult,
     Claimed,
     Decision,
@@ -99,18 +101,40 @@ class SqlMessageStore:
         self._on_moved = on_moved
 
     async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
-        """Claim keys, then insert messages and due rows, in one transaction."""
+        """Begin nothing."""
+        now = messages[-1].created_at
+        return list((await self.add_and_begin(messages, {}, now=now, lease_until=now)).answers)
 
-        async def work(connection: Connection) -> list[Accepted]:
+    async def add_and_begin(
+        self,
+        messages: Sequence[NewMessage],
+        beginnings: Mapping[str, Beginning],
+        *,
+        now: datetime,
+        lease_until: datetime,
+    ) -> Added:
+        """Claim keys, see what waits, then insert messages, due rows and attempts, in one transaction."""
+        now_ms, lease_until_ms = to_milliseconds(now), to_milliseconds(lease_until)
+
+        async def work(connection: Connection) -> tuple[Added, frozenset[Sender]]:
             known = await self._repeats(connection, messages)
             fresh = [message for message in messages if _is_stored(message, known.get(message.id))]
-            if fresh:
-                await _ADD.each(connection, [rows.new_message(message) for message in fresh])
-                await sql_queue.enter(connection, [_queue_entry(message) for message in fresh])
+            entries = [_queue_entry(message) for message in fresh]
+            queues = await sql_queue.look(connection, entries)
+            free = [it for e in entries if queues[e.queue].is_empty and (it := beginnings.get(e.message_id))]
+            started = {attempt.message.id: attempt for attempt in await _first_attempts(connection, free)}
+            leases = {id_: Lease(attempt.token, lease_until_ms) for id_, attempt in started.items()}
+            await _ADD.each(connection, [rows.new_message(each, started.get(each.id), now_ms) for each in fresh])
+            await sql_queue.enter(connection, entries, queues, leases)
+            attempts = list(started.values())
+            await sql_ledger.open_attempts(connection, attempts, now_ms)
+            senders = await sql_senders.keep(connection, attempts, known=self._senders)
             firsts = await _first_messages(connection, known)
-            return [_answer(message, known.get(message.id), firsts) for message in messages]
+            answers = [_answer(message, known.get(message.id), firsts) for message in messages]
+            return Added(answers=answers, started=attempts, waiting=len(fresh) - len(started)), senders
 
-        return await self._database.run_write(work)
+        added, self._senders = await self._database.run_write(work)
+        return added
 
     async def _repeats(self, connection: Connection, messages: Sequence[NewMessage]) -> dict[str, Repeat]:
         if not any(message.idempotency or message.dedupe for message in messages):
@@ -142,7 +166,11 @@ class SqlMessageStore:
             slots = await _find_slots(connection, plan, limits, now_ms)
             plan = [(entry, _decided(entry, decision, slots)) for entry, decision in plan]
             await sql_ledger.close_lost(connection, [entry for entry, it in plan if not isinstance(it, Leave)], now_ms)
-            started = [_started(entry, it, tokens, slots) for entry, it in plan if isinstance(it, Begin)]
+            started = [
+                _started(entry.message, it, token=tokens[entry.message.id] + 1, slots=slots)
+                for entry, it in plan
+                if isinstance(it, Begin)
+            ]
             await sql_ledger.start(connection, started, now_ms, lease_until_ms)
             settled = await sql_ledger.settle_without_attempt(connection, plan, now_ms)
             has_told = await self._tell(connection, _ended(plan, now))
@@ -384,7 +412,8 @@ class SqlMessageStore:
                 # The operator has decided: from now on this one message is to be sent, whatever the policy was.
                 changes |= {"on_unknown": OnUnknown.RESEND.value}
                 lane = lane_of(message.integration_id or message.tenant_id, message.priority)
-                await sql_queue.enter(connection, [Entry(message_id, queue_of(message), lane, now_ms)])
+                entries = [Entry(message_id, queue_of(message), lane, now_ms)]
+                await sql_queue.enter(connection, entries, await sql_queue.look(connection, entries))
             await connection.execute(UPDATE_MESSAGE.values(**changes), [at(message_id)])
             has_told = await self._tell(connection, await _messages(connection, [message_id]))
             if idempotency:
@@ -454,17 +483,22 @@ def _is_stored(message: NewMessage, repeat: Repeat | None) -> bool:
     return not repeat.replayed and message.dedupe is not None and not message.dedupe.suppresses
 
 
-def _started(entry: DueMessage, begin: Begin, tokens: Mapping[str, int], slots: Slots) -> StartedAttempt:
-    message = entry.message
+async def _first_attempts(connection: Connection, free: Sequence[Beginning]) -> list[StartedAttempt]:
+    """Return the first attempts of new messages, those left out whose recipients have opted out."""
+    plan = await sql_opt_outs.suppress(connection, [(DueMessage(message=message), begin) for message, begin in free])
+    return [_started(entry.message, it, token=1) for entry, it in plan if isinstance(it, Begin)]
+
+
+def _started(message: Message, begin: Begin, *, token: int, slots: Slots | None = None) -> StartedAttempt:
     return StartedAttempt(
         message=message,
         number=message.attempts + 1,
         carrier=begin.carrier,
         sender=begin.sender,
-        token=tokens[message.id] + 1,
+        token=token,
         possible_duplicate=begin.possible_duplicate,
         why=begin.why,
-        not_before=from_microseconds(slots.go_at_us[message.id]),
+        not_before=from_microseconds(slots.go_at_us[message.id]) if slots else None,
         others=begin.others,
         fresh_others=begin.fresh_others,
     )

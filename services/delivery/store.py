@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from servicekit.paging import PageRequest
 from services.delivery.domain import (
@@ -114,6 +114,22 @@ class Claimed:
     full_until: Mapping[str, datetime] = field(default_factory=dict)
 
 
+class Beginning(NamedTuple):
+    """A new message, and the attempt with which it may begin as it is stored."""
+
+    message: Message
+    begin: Begin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """What came of new messages: an answer to each, the attempts that have begun, and how many wait in the queue."""
+
+    answers: Sequence[Accepted]
+    started: Sequence[StartedAttempt]
+    waiting: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinishedAttempt:
     """What became of an attempt, and of its message."""
@@ -195,6 +211,21 @@ class MessageStore(Protocol):
         request's, or a mismatch when that had another body. One whose dedupe key is held is not stored if its rule
         suppresses, and marked as a duplicate in any case. Keys count until they expire. Of concurrent calls with the
         same key one stores, and the others wait and return its answer.
+        """
+
+    async def add_and_begin(
+        self,
+        messages: Sequence[NewMessage],
+        beginnings: Mapping[str, Beginning],
+        *,
+        now: datetime,
+        lease_until: datetime,
+    ) -> Added:
+        """Store messages as `add` does, and begin attempts as `claim` does, in the one transaction.
+
+        A message begins if it has a beginning under its id, if none of its route and shard waits ready, and if nobody
+        has opted out from it; all others wait in the queue, where a claim finds them. No carrier in `beginnings` may be
+        limited, since no slots are looked for.
         """
 
     async def claim(

@@ -21,9 +21,9 @@ from services.delivery.domain import Failure, FailureReason, Outcome, Receipt, R
 from services.delivery.optouts import OptOutWords
 from services.delivery.sql_replies import SqlReplyStore
 from services.delivery.sql_store import SqlMessageStore
-from services.delivery.store import FinishedAttempt, StartedAttempt
+from services.delivery.store import Added, FinishedAttempt, StartedAttempt
 from tests.contract.test_claiming_at_scale import finished, new_message, opened, refused_for_now
-from tests.kit.claims import claim
+from tests.kit.claims import beginnings, claim
 
 Result = TypeVar("Result")
 
@@ -33,7 +33,7 @@ DONE_WITHIN_SECONDS = 120
 
 
 class Actors:
-    """Add, claim, finish, cancel, tell receipts and replies and sweep, all at once, over the same messages."""
+    """Add, begin, claim, finish, cancel, tell receipts and replies and sweep, all at once, over the same messages."""
 
     def __init__(self, databases: list[Database], seed: int) -> None:
         self.stores = [SqlMessageStore(database) for database in databases]
@@ -47,6 +47,16 @@ class Actors:
             messages = [new_message(datetime.now(UTC)) for _ in range(20)]
             await self._call(self._store().add, messages)
             self.ids += [message.id for message in messages]
+
+    async def begin(self) -> None:
+        for number in range(ROUNDS):
+            await asyncio.sleep(0.01)
+            added = await self._call(self._begin, f"other-{number % 4}")
+            self.ids += [attempt.message.id for attempt in added.started]
+            await self._call(
+                self._store().finish,
+                [self.random.choice((taken, opted_out))(each, datetime.now(UTC)) for each in added.started],
+            )
 
     async def work(self, lease_seconds: float) -> None:
         for _ in range(ROUNDS):
@@ -83,6 +93,13 @@ class Actors:
 
     async def _claim(self, lease: timedelta) -> list[StartedAttempt]:
         return await claim(self._store(), now=datetime.now(UTC), lease=lease, limit=30)
+
+    async def _begin(self, route: str) -> Added:
+        now = datetime.now(UTC)
+        messages = [replace(new_message(now), route=route) for _ in range(20)]
+        return await self._store().add_and_begin(
+            messages, beginnings(messages), now=now, lease_until=now + timedelta(seconds=0.05)
+        )
 
     async def _sweep(self, parked_for: timedelta) -> None:
         now = datetime.now(UTC)
@@ -172,6 +189,8 @@ async def test_no_two_calls_wait_for_each_other(postgres_database):
             async with asyncio.timeout(DONE_WITHIN_SECONDS):
                 await asyncio.gather(
                     actors.add(),
+                    actors.begin(),
+                    actors.begin(),
                     *(actors.work(lease_seconds) for lease_seconds in (0.05, 5, 0.05, 5, 0.05, 5)),
                     actors.cancel(),
                     actors.receive(),
@@ -183,4 +202,4 @@ async def test_no_two_calls_wait_for_each_other(postgres_database):
                 )
 
         assert await circles(watching) == before
-    assert actors.calls == ROUNDS * (1 + 6 * 2 + 1 + 2 + 2 + 2)
+    assert actors.calls == ROUNDS * (1 + 2 * 2 + 6 * 2 + 1 + 2 + 2 + 2)

@@ -19,20 +19,20 @@ from servicekit import migrations
 from servicekit.database import Database
 from servicekit.ids import new_id
 from services.delivery import service
-from services.delivery.domain import Reply
+from services.delivery.domain import NewMessage, Reply
 from services.delivery.optouts import OptOutWords
 from services.delivery.sql_replies import SqlReplyStore
 from services.delivery.sql_store import SqlMessageStore
 from tests.contract.test_claiming_at_scale import new_message
 from tests.fakes import postgres
 from tests.faults.conftest import FULL, SEED
-from tests.kit.claims import claim
+from tests.kit.claims import ROUTE, beginnings, claim
 
 PROCESSES = 4
 RACES = 1000 if FULL else 100
 # How long those who claim give the STOP: from nothing to more than it takes, race by race, so that each side comes
 # first in some and they meet in others, on slow machines and on fast ones.
-HEAD_STARTS = 20
+HEAD_STARTS = 21  # an odd number, so that each is given in both kinds of races
 LONGEST_HEAD_START_SECONDS = 0.04
 # By how much any of them is late.
 LATE_SECONDS = 0.004
@@ -42,8 +42,16 @@ IN_TIME_SECONDS = 300
 OURS = "+6598765432"
 
 
+# One where it is claimed, and one of each process but one where it begins as it is stored.
+MESSAGES = sum(1 if race // PROCESSES % 2 == 0 else PROCESSES - 1 for race in range(RACES))
+
+
 def person(race: int) -> str:
     return f"+65{80000000 + race}"
+
+
+def to_person(race: int) -> NewMessage:
+    return replace(new_message(datetime.now(UTC)), to=person(race))
 
 
 def stop(race: int) -> Reply:
@@ -60,15 +68,16 @@ def stop(race: int) -> Reply:
 
 
 async def run_races(url: str, runner: int, line: Barrier) -> None:
-    """Take part in every race: one process hears STOP while the others claim."""
+    """Take part in every race: one process hears STOP while the others claim, or bring messages of their own."""
     chance = random.Random(SEED * PROCESSES + runner)
     database = Database.open(url)
     messages, replies = SqlMessageStore(database), SqlReplyStore(database)
     try:
         for race in range(RACES):
             hears_stop = race % PROCESSES == runner
-            if hears_stop:
-                await messages.add([replace(new_message(datetime.now(UTC)), to=person(race))])
+            is_claimed = race // PROCESSES % 2 == 0
+            if hears_stop and is_claimed:
+                await messages.add([to_person(race)])
             line.wait(IN_TIME_SECONDS)
             head_start = LONGEST_HEAD_START_SECONDS * (race // PROCESSES % HEAD_STARTS) / HEAD_STARTS
             await asyncio.sleep(chance.random() * LATE_SECONDS + (0 if hears_stop else head_start))
@@ -79,11 +88,13 @@ async def run_races(url: str, runner: int, line: Barrier) -> None:
                     announce=lambda _reply: (),
                     words=OptOutWords(),
                 )
-            else:
+            elif is_claimed:
                 await claim(messages, now=datetime.now(UTC), lease=LEASE)
-        # What nobody got, because another had it locked.
-        line.wait(IN_TIME_SECONDS)
-        await claim(messages, now=datetime.now(UTC), lease=LEASE)
+            else:
+                # In a queue of its own, where nothing waits, or it would wait too.
+                mine = [replace(to_person(race), route=f"{race}-{runner}")]
+                now = datetime.now(UTC)
+                await messages.add_and_begin(mine, beginnings(mine), now=now, lease_until=now + LEASE)
     finally:
         await database.close()
 
@@ -123,6 +134,12 @@ async def test_no_attempt_starts_after_an_opt_out_is_committed(dated_postgres_ur
     problems = [await asyncio.to_thread(ended.get, True, IN_TIME_SECONDS) for _ in processes]
     seconds = time.monotonic() - since
 
+    # What nobody got, because another had it locked, or because it waits in a queue of its own.
+    messages = SqlMessageStore(database)
+    await messages.adopt_queues([ROUTE], ROUTE, datetime.now(UTC))
+    for _ in range(MESSAGES // 100 + 1):
+        await claim(messages, now=datetime.now(UTC), lease=LEASE)
+
     async with database.read(patience_seconds=60) as connection:
         found = await connection.execute(
             text(
@@ -136,10 +153,10 @@ async def test_no_attempt_starts_after_an_opt_out_is_committed(dated_postgres_ur
     await database.close()
     late = [race for race in races if race.started_at is not None and race.started_at > race.bound_at]
     went = sum(race.started_at is not None for race in races)
-    figures(f"{RACES} races in {seconds:.1f} s, {went} won by the message, {len(late)} attempts after the opt-out")
+    figures(f"{MESSAGES} races in {seconds:.1f} s, {went} won by the message, {len(late)} attempts after the opt-out")
     assert problems == [""] * PROCESSES
-    assert len(races) == RACES
+    assert len(races) == MESSAGES
     assert late == []
-    assert 0 < went < RACES
+    assert 0 < went < MESSAGES
     assert {race.status for race in races if race.started_at is None} == {"suppressed"}
     assert {race.status for race in races if race.started_at is not None} == {"sending"}

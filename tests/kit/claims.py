@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from services.delivery.store import Begin, Decision, DueMessage, MessageStore, Share, StartedAttempt
+from services.delivery.domain import NewMessage
+from services.delivery.store import Begin, Beginning, Decision, DueMessage, MessageStore, Share, StartedAttempt
 
 ROUTE = "default"
 
 
 def begin(_due: DueMessage) -> Begin:
     return Begin(carrier="simulator", sender="+6598765432")
+
+
+def beginnings(messages: Sequence[NewMessage]) -> dict[str, Beginning]:
+    """Return beginnings for all of the messages, with the same carrier."""
+    queued = [message.as_queued() for message in messages]
+    return {message.id: Beginning(message, begin(DueMessage(message=message))) for message in queued}
 
 
 async def claim(

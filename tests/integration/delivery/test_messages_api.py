@@ -15,10 +15,13 @@ from servicekit.database import Database
 from servicekit.ids import ID_LENGTH, new_id, new_secret
 from servicekit.settings import SettingsError
 from services.delivery import service
+from services.delivery.carriers.base import OutboundMessage, SendResult
+from services.delivery.carriers.simulator import Simulator
+from services.delivery.dispatch import Dispatcher
 from services.delivery.domain import Receipt
 from services.delivery.follow_up import LOOK_UP_AFTER_SECONDS
 from services.delivery.sql_store import SqlMessageStore
-from services.delivery.store import ReceiptResult, StartedAttempt
+from services.delivery.store import Added, Claimed, ReceiptResult
 from tests.integration.delivery.conftest import World, message_with, refusal_of
 from tests.kit.claims import claim
 from textway.delivery.v1.message_pb2 import Message
@@ -511,26 +514,37 @@ async def test_a_stop_waits_for_the_receipts_that_are_being_stored(world, owner,
     assert not stopped
 
 
-async def test_a_stop_loses_no_attempt_that_is_committed_as_started(world, owner, monkeypatch):
-    claimed, may_go_on = asyncio.Event(), asyncio.Event()
-    claim = SqlMessageStore.claim
+@pytest.mark.parametrize("begins_by", ["claim", "add_and_begin"])
+async def test_a_stop_loses_no_attempt_that_is_committed_as_started(world, owner, monkeypatch, begins_by):
+    begun, may_go_on = asyncio.Event(), asyncio.Event()
+    begin, answer = getattr(SqlMessageStore, begins_by), Simulator.send
 
-    async def slow(store: SqlMessageStore, **wanted: object) -> list[StartedAttempt]:
-        started = await claim(store, **wanted)
-        if started:
-            claimed.set()
+    async def slow(store: SqlMessageStore, *given: object, **wanted: object) -> Claimed | Added:
+        result = await begin(store, *given, **wanted)
+        if result.started:
+            begun.set()
             await may_go_on.wait()
-        return started
+        return result
 
-    monkeypatch.setattr(SqlMessageStore, "claim", slow)
-    sent = await send(world.messages, owner)
-    await claimed.wait()
+    async def answer_late(carrier: Simulator, message: OutboundMessage) -> SendResult:
+        await asyncio.sleep(0.1)  # which a stop waits for
+        return await answer(carrier, message)
+
+    monkeypatch.setattr(SqlMessageStore, begins_by, slow)
+    monkeypatch.setattr(Simulator, "send", answer_late)
+    if begins_by == "claim":
+        monkeypatch.setattr(Dispatcher, "_beginnings", lambda *_: {})
+    sending = asyncio.create_task(send(world.messages, owner))
+    await begun.wait()
     stopping = asyncio.create_task(world.stop("delivery"))
+    # Who is not answered while calls may still end does not learn whether the message is stored.
+    await asyncio.wait({sending})
     await asyncio.wait({stopping}, timeout=0.1)
     may_go_on.set()
-    await stopping
+    await asyncio.gather(sending, stopping, return_exceptions=True)
     world.clock.shift_seconds += LOOK_UP_AFTER_SECONDS + 1
     await world.serve_delivery()
+    (sent,) = await listed(world.messages, owner)
 
     message = await message_with(world.messages, owner, sent.id, "delivered")
 

@@ -36,14 +36,13 @@ class SlowStore:
         ]
 
 
-def accepting(store, clock, *, shards=1, on_stored=lambda: None, expect=lambda _owners: None) -> AcceptMessages:
+def accepting(store, clock, *, shards=1, expect=lambda _owners: None) -> AcceptMessages:
     return AcceptMessages(
         store=store,
         clock=clock,
         shards=shards,
         validity=timedelta(hours=4),
         queue_of=lambda _submission: "default",
-        on_stored=on_stored,
         expect=expect,
     )
 
@@ -109,16 +108,6 @@ async def test_does_not_store_what_a_caller_took_back_before_its_commit_began(cl
     await asyncio.sleep(0.01)
 
     assert [len(commit) for commit in store.commits] == [1]
-
-
-async def test_wakes_the_worker_after_the_commit(clock):
-    store = SlowStore()
-    store.release.set()
-    woken = []
-
-    await accepting(store, clock, on_stored=lambda: woken.append(len(store.commits))).accept([SUBMISSION])
-
-    assert woken == [1]
 
 
 async def test_spreads_messages_over_the_shards_that_are_set(clock):

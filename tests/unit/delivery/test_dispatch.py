@@ -23,11 +23,12 @@ from services.delivery.carriers.base import (
     TryLater,
     Unknown,
 )
-from services.delivery.carriers.registry import Carriers
+from services.delivery.carriers.registry import DEFAULT_ROUTE, Carriers
 from services.delivery.dispatch import Dispatcher
-from services.delivery.domain import Attempt, Message, OnUnknown, Outcome, Priority, Status
+from services.delivery.domain import Attempt, Message, NewMessage, OnUnknown, Outcome, Priority, Status
 from services.delivery.routing import CarrierRules, Route
 from services.delivery.store import (
+    Added,
     Begin,
     CarrierCondition,
     Claimed,
@@ -86,6 +87,20 @@ class ScriptedCarrier:
         return self.answer
 
 
+def begun(message: Message, begin: Begin, not_before: datetime | None = None) -> StartedAttempt:
+    return StartedAttempt(
+        message=message,
+        number=message.attempts + 1,
+        carrier=begin.carrier,
+        sender=begin.sender,
+        token=1,
+        possible_duplicate=begin.possible_duplicate,
+        others=begin.others,
+        fresh_others=begin.fresh_others,
+        not_before=not_before,
+    )
+
+
 class FakeStore:
     """Hands out one batch of due messages, and keeps what is decided and recorded."""
 
@@ -96,6 +111,10 @@ class FakeStore:
         self.outages = 0
         self.renewed = []
         self.slot = None
+        self.beginnings = []
+        self.adding = None  # an event for which storing waits
+        self.is_busy = False  # messages wait in the queue
+        self.is_down = False
 
     async def renew(self, attempts, lease_until):
         self.renewed.append([attempt.message.id for attempt in attempts])
@@ -103,6 +122,15 @@ class FakeStore:
 
     async def next_due(self, shard, routes):
         return NOW if self.due else None
+
+    async def add_and_begin(self, messages, beginnings, *, now, lease_until):
+        self.beginnings.append([(message.id, begin.carrier) for message, begin in beginnings.values()])
+        if self.adding:
+            await self.adding.wait()
+        if self.is_down:
+            raise UnavailableError("down")
+        started = [] if self.is_busy else [begun(message, begin) for message, begin in beginnings.values()]
+        return Added(answers=[each.id for each in messages], started=started, waiting=len(messages) - len(started))
 
     async def claim(self, *, shard, now, lease_until, shares, decide, limits):
         limit = sum(share.limit for share in shares)
@@ -112,19 +140,7 @@ class FakeStore:
             decision = decide(entry)
             self.decisions.append(decision)
             if isinstance(decision, Begin):
-                started.append(
-                    StartedAttempt(
-                        message=entry.message,
-                        number=entry.message.attempts + 1,
-                        carrier=decision.carrier,
-                        sender=decision.sender,
-                        token=1,
-                        possible_duplicate=decision.possible_duplicate,
-                        others=decision.others,
-                        fresh_others=decision.fresh_others,
-                        not_before=self.slot,
-                    )
-                )
+                started.append(begun(entry.message, decision, not_before=self.slot))
         return Claimed(started=tuple(started))
 
     async def finish(self, attempts):
@@ -173,7 +189,9 @@ def last_attempt(outcome: Outcome, *, carrier: str = "scripted", age_seconds: fl
     )
 
 
-def dispatcher(store, *carriers, clock, max_in_flight=10, carrier_store=None, **configuration) -> Dispatcher:
+def dispatcher(
+    store, *carriers, clock, max_in_flight=10, carrier_store=None, on_room=lambda: None, **configuration
+) -> Dispatcher:
     configured = Carriers(*carriers, **configuration)
     monitor = CarrierMonitor(
         store=carrier_store or FakeCarrierStore(), carriers=configured, clock=clock, in_flight=max_in_flight
@@ -185,7 +203,7 @@ def dispatcher(store, *carriers, clock, max_in_flight=10, carrier_store=None, **
         clock=clock,
         random=lambda: 0.5,
         max_in_flight=max_in_flight,
-        on_room=lambda: None,
+        on_room=on_room,
     )
 
 
@@ -405,6 +423,148 @@ async def test_records_the_outcome_when_the_database_comes_back(clock):
     await sending.drain(5)
 
     assert [outcome.outcome for outcome in store.finished] == [Outcome.TAKEN]
+
+
+# What begins as it is stored
+
+
+def new(number: int = 0, route: str = DEFAULT_ROUTE) -> NewMessage:
+    return NewMessage(
+        id=f"{MESSAGE.id[:-2]}{number}0",
+        tenant_id="ten_a",
+        integration_id="",
+        to="+6581230000",
+        text="hello",
+        ref="",
+        callback="",
+        segments=1,
+        encoding=Encoding.GSM7,
+        created_at=NOW,
+        valid_until=NOW + timedelta(hours=4),
+        tag=route,
+        route=route,
+    )
+
+
+def opened(store, *carriers, **given) -> Dispatcher:
+    sending = dispatcher(store, *carriers, **given)
+    sending.open()
+    return sending
+
+
+async def test_sends_what_is_added_without_a_claim(clock):
+    store, carrier, woken = FakeStore(), ScriptedCarrier(), []
+    sending = opened(store, carrier, clock=clock, on_room=lambda: woken.append(True))
+
+    answers = await sending.add([new(1), new(2)])
+    await sending.drain(5)
+
+    assert list(answers) == [new(1).id, new(2).id]
+    assert [sent.message_id for sent in carrier.sent] == [new(1).id, new(2).id]
+    assert [outcome.status for outcome in store.finished] == [Status.SENT] * 2
+    assert not woken
+
+
+async def test_wakes_who_claims_when_something_waits(clock):
+    store, carrier, woken = FakeStore(), ScriptedCarrier(), []
+    store.is_busy = True
+
+    await opened(store, carrier, clock=clock, on_room=lambda: woken.append(True)).add([new()])
+
+    assert (carrier.sent, woken) == ([], [True])
+
+
+@pytest.mark.parametrize("was_open", [True, False])
+async def test_begins_nothing_at_once_before_it_is_opened_or_once_it_is_closed(clock, was_open):
+    store = FakeStore()
+    sending = dispatcher(store, ScriptedCarrier(), clock=clock)
+    if was_open:
+        sending.open()
+        sending.close()
+
+    await sending.add([new()])
+
+    assert store.beginnings == [[]]
+
+
+async def test_leaves_more_than_there_is_room_for_to_the_queue_which_says_what_goes_first(clock):
+    store = FakeStore()
+    sending = opened(store, ScriptedCarrier(), clock=clock, max_in_flight=2)
+
+    await sending.add([new(1), new(2), new(3)])
+    await sending.add([new(4), new(5)])
+
+    assert store.beginnings == [[], [(new(4).id, "scripted"), (new(5).id, "scripted")]]
+    await sending.drain(5)
+
+
+async def test_holds_the_room_of_what_is_being_stored(clock):
+    store, carrier = FakeStore(due(), due()), ScriptedCarrier()
+    store.adding = asyncio.Event()
+    sending = opened(store, carrier, clock=clock, max_in_flight=3)
+
+    adding = asyncio.create_task(sending.add([new(1), new(2)]))
+    await asyncio.sleep(0)
+
+    assert sending.room == 1
+    assert await sending.send_due(0) == 1  # of two that are due
+    store.adding.set()
+    await adding
+    assert sending.room == 0
+    await sending.drain(5)
+    assert sending.room == 3
+
+
+async def test_gives_the_room_back_when_nothing_could_be_stored(clock):
+    store = FakeStore()
+    store.is_down = True
+    sending = opened(store, ScriptedCarrier(), clock=clock, max_in_flight=2)
+
+    with pytest.raises(UnavailableError):
+        await sending.add([new()])
+
+    assert sending.room == 2
+    store.is_down = False
+    await sending.add([new(1), new(2)])
+    assert len(store.beginnings[-1]) == 2
+    await sending.drain(5)
+
+
+@pytest.mark.parametrize("rules", [{"segments_per_second": 100}, {"sender_segments_per_second": 100}])
+async def test_leaves_a_carriers_limits_to_those_who_claim(clock, rules):
+    store = FakeStore()
+    sending = opened(store, ScriptedCarrier(), clock=clock, rules={"scripted": CarrierRules(**rules)})
+
+    await sending.add([new()])
+
+    assert store.beginnings == [[]]
+
+
+async def test_keeps_to_the_calls_that_a_carrier_may_have(clock):
+    store = FakeStore()
+    few, many = ScriptedCarrier(asyncio.Event(), name="few"), ScriptedCarrier(name="many")
+    routes = [Route(name="a", carriers={"few": 1}, tags=frozenset({"a"})), Route(name="b", carriers={"many": 1})]
+    sending = opened(store, few, many, clock=clock, rules={"few": CarrierRules(in_flight=1)}, routes=routes)
+
+    await sending.add([new(1, "a"), new(2, "b")])
+    await sending.add([new(3, "a"), new(4, "b")])
+
+    assert store.beginnings == [[(new(1).id, "few"), (new(2).id, "many")], [(new(4).id, "many")]]
+    few.answer.set()
+    await sending.drain(5)
+
+
+async def test_begins_nothing_at_a_carrier_that_fails(clock):
+    down = TryLater(failure=Failure(reason=FailureReason.CARRIER_UNAVAILABLE), detail="down")
+    store, carrier = FakeStore(*(due() for _ in range(10))), ScriptedCarrier(down)
+    sending = opened(store, carrier, clock=clock, max_in_flight=20)
+    await sending.send_due(0)
+    await asyncio.sleep(0.05)
+
+    await sending.add([new()])
+
+    assert store.beginnings == [[]]
+    await sending.drain(5)
 
 
 # More than one carrier
