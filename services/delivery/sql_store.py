@@ -102,6 +102,8 @@ class SqlMessageStore:
 
     async def add(self, messages: Sequence[NewMessage]) -> list[Accepted]:
         """Begin nothing."""
+        if not messages:
+            return []
         now = messages[-1].created_at
         return list((await self.add_and_begin(messages, {}, now=now, lease_until=now)).answers)
 
