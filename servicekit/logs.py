@@ -15,13 +15,15 @@ from typing import Final, Literal, TextIO, cast
 
 import structlog
 
-from servicekit import quick_json, tracing
+from servicekit import tracing
 from servicekit.log_lines import GatheredLines
 
 LogFormat = Literal["auto", "json", "console"]
 
 # Tells replicas apart: a container's name, or the machine's.
 REPLICA: Final = socket.gethostname()
+# What structlog and `logging` call by other names.
+_LEVELS: Final = {"warn": "warning", "exception": "error"}
 # Left out where there is none, for they say nothing then.
 _IDS: Final = ("request_id", "message_id", "trace_id")
 
@@ -48,15 +50,10 @@ def configure(*, service: str, replica: str = REPLICA, level: str = "info", log_
         if console
         else _to_json
     )
-    shared: list[structlog.typing.Processor] = [
-        _naming(service, replica),
-        structlog.processors.add_log_level,
-        _tell_the_time,
-    ]
-    rendering = [renderer] if console else [structlog.processors.format_exc_info, renderer]
+    describe = _describing(service, replica)
     lines = cast("TextIO", sys.stderr if console else GatheredLines(sys.stderr))
     structlog.configure(
-        processors=[*shared, *rendering],
+        processors=[describe, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(lines),
         cache_logger_on_first_use=True,
@@ -66,33 +63,30 @@ def configure(*, service: str, replica: str = REPLICA, level: str = "info", log_
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[remove, *rendering],
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[remove, renderer],
+            foreign_pre_chain=[describe, structlog.stdlib.add_logger_name],
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def _naming(service: str, replica: str) -> structlog.typing.Processor:
-    def name(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """Say who writes a line, in whose behalf, and of which trace it is."""
+def _describing(service: str, replica: str) -> structlog.typing.Processor:
+    # One step for all of it: each step of its own takes as long as what it does.
+    def describe(_logger: object, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Say who writes a line and when, how severe it is, in whose behalf it is, and of which trace."""
         for key, value in _bound.get().items():
             line.setdefault(key, value)
-        line["service"], line["replica"] = service, replica
+        line["service"], line["replica"], line["level"] = service, replica, _LEVELS.get(method, method)
         if tracing.is_on():
             line.setdefault("trace_id", tracing.trace_id(tracing.traceparent()))
         for key in _IDS:
             if line.get(key) == "":
                 del line[key]
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        line["timestamp"] = f"{_to_the_second(seconds)}.{nanoseconds // 1_000:06}Z"
         return line
 
-    return name
-
-
-def _tell_the_time(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    line["timestamp"] = f"{_to_the_second(seconds)}.{nanoseconds // 1_000:06}Z"
-    return line
+    return describe
 
 
 @lru_cache(maxsize=1)
@@ -104,8 +98,10 @@ def _to_the_second(seconds: int) -> str:
 _ENCODE: Final = json.JSONEncoder(default=repr).encode
 
 
-def _to_json(_logger: object, _method: str, line: structlog.typing.EventDict) -> str:
-    return quick_json.encode(line, _ENCODE)
+def _to_json(logger: object, method: str, line: structlog.typing.EventDict) -> str:
+    if "exc_info" in line:
+        line = structlog.processors.format_exc_info(logger, method, line)
+    return _ENCODE(line)
 
 
 def masked_number(number: str) -> str:

@@ -6,6 +6,7 @@ Documentation: docs/guides/new-carrier.md, "Templates" and "request".
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,6 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from yarl import URL
 
-from servicekit import quick_json
 from servicekit.sms_text import Encoding, measure
 from services.delivery.carriers.base import OutboundMessage
 from services.delivery.carriers.http.model import (
@@ -181,4 +181,4 @@ def _body(request: Request, values: Values) -> bytes | None:
     if request.json is None:
         return None
     document = fill(request.json, values)
-    return quick_json.encode({} if document is LEFT_OUT else document).encode()
+    return json.dumps({} if document is LEFT_OUT else document).encode()
