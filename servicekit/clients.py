@@ -10,6 +10,7 @@ import grpc
 from servicekit import calls, tracing
 from servicekit.error_translation import from_rpc_error
 from servicekit.errors import ServiceError
+from servicekit.settings import UNIX
 from servicekit.tls import Identity
 
 MAX_METADATA_BYTES: Final = 65_536
@@ -45,18 +46,19 @@ _OPTIONS: Final = (
 def open_channel(
     address: str, identity: Identity | None = None, *, called: str = "", health_of: str = ""
 ) -> grpc.aio.Channel:
-    """Return a channel to `host:port`. It connects when it is first used, and again whenever that is lost.
+    """Return a channel to `host:port`, or to `unix:` and the path of a socket.
 
+    It connects when it is first used, and again whenever that is lost.
     Calls take turns over all addresses of the host. With `health_of`, the name of a gRPC service, a replica gets calls
     only while it says that this service is serving: one that is being stopped gets no more before it stops listening.
     With an identity the channel speaks TLS, and only to servers whose certificates name `host`, or what they are
-    `called`.
+    `called`; to a socket it speaks plaintext.
 
     A call that no server has begun (refused, or sent to a connection that was being closed) is made again elsewhere by
     gRPC itself; any other never.
     """
     options: tuple[tuple[str, str | int], ...] = (*_OPTIONS, ("grpc.service_config", _service_config(health_of)))
-    if identity is None:
+    if identity is None or address.startswith(UNIX):
         return grpc.aio.insecure_channel(address, options=options)
     if called:
         options = (*options, ("grpc.ssl_target_name_override", called))

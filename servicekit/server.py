@@ -18,7 +18,7 @@ from servicekit.clients import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from servicekit.error_translation import guarded
 from servicekit.metrics_endpoint import MetricsEndpoint
 from servicekit.operations_servicer import Operations
-from servicekit.settings import MAX_PORT, ProcessSettings, SettingsError
+from servicekit.settings import MAX_PORT, UNIX, ProcessSettings, SettingsError
 
 MAX_CONCURRENT_CALLS: Final = 4_096
 MAX_CALLS_PER_CONNECTION: Final = 1_024
@@ -201,15 +201,17 @@ async def _start_all(services: Sequence[Service], checks: health.aio.HealthServi
 
 
 def _bind(server: grpc.aio.Server, listen: str, identity: tls.Identity | None) -> str:
-    if int(listen.rpartition(":")[2]) > MAX_PORT:
+    is_socket = listen.startswith(UNIX)
+    if not is_socket and int(listen.rpartition(":")[2]) > MAX_PORT:
         raise SettingsError(f"{listen} has a port above {MAX_PORT}")
     try:
-        if identity is None:
+        if identity is None or is_socket:
             port = server.add_insecure_port(listen)
         else:
             port = server.add_secure_port(listen, identity.server_credentials())
     except RuntimeError:
         port = 0
     if not port:
-        raise SettingsError(f"{listen} can not be listened on: is something else using that port?")
-    return f"{listen.rpartition(':')[0]}:{port}"
+        hint = "is its folder there, and may it be written to?" if is_socket else "is something else using that port?"
+        raise SettingsError(f"{listen} can not be listened on: {hint}")
+    return listen if is_socket else f"{listen.rpartition(':')[0]}:{port}"

@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX: Final = "TEXTWAY_"
 MAX_PORT: Final = 65_535
+UNIX: Final = "unix:"  # before the path of a socket
+# A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
+MAX_SOCKET_PATH: Final = 100
 
 
 def _has_a_port(address: str) -> str:
@@ -19,7 +22,22 @@ def _has_a_port(address: str) -> str:
     return address
 
 
-Address = Annotated[str, StringConstraints(pattern=r"^\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}$"), AfterValidator(_has_a_port)]
+def _can_be_served(address: str) -> str:
+    if not address.startswith(UNIX):
+        return _has_a_port(address)
+    path = address.removeprefix(UNIX)
+    if not path.startswith("/") or not 1 < len(path.encode()) <= MAX_SOCKET_PATH:
+        raise ValueError(f"has a socket whose path is not absolute, or longer than {MAX_SOCKET_PATH} bytes")
+    return address
+
+
+_HOST_AND_PORT: Final = r"\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}"
+Address = Annotated[str, StringConstraints(pattern=f"^{_HOST_AND_PORT}$"), AfterValidator(_has_a_port)]
+# Where a service is: `host:port`, or a socket of this machine, `unix:/path`. What passes there is not enciphered: its
+# folder says who may call.
+ServiceAddress = Annotated[
+    str, StringConstraints(pattern=f"^({UNIX}.*|{_HOST_AND_PORT})$"), AfterValidator(_can_be_served)
+]
 PublicUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+[^\s?#]*$")]
 # An empty variable is one that is not set: files of settings and containers write it so.
 File = Annotated[Path | None, BeforeValidator(lambda path: path or None)]

@@ -8,14 +8,14 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 
 from servicekit.egress_settings import EgressSettings
-from servicekit.settings import Address, PublicUrl
+from servicekit.settings import Address, PublicUrl, ServiceAddress
 from services.delivery.domain import MAX_TEXT_LENGTH
 
 
 class DeliverySettings(EgressSettings):
     """What Delivery reads from the environment."""
 
-    delivery_listen: Address = Field("127.0.0.1:7103", description="Where Delivery listens.")
+    delivery_listen: ServiceAddress = Field("127.0.0.1:7103", description="Where Delivery listens.")
     delivery_metrics_listen: Address | Literal[""] = Field(
         "127.0.0.1:7113", description="Where Prometheus reads Delivery's metrics; empty for nowhere."
     )
@@ -31,7 +31,7 @@ class DeliverySettings(EgressSettings):
     )
     delivery_in_flight: int = Field(256, ge=1, le=10_000, description="How many carrier calls are made at once.")
     webhooks_in_flight: int = Field(128, ge=1, le=10_000, description="How many webhook calls are made at once.")
-    integrations_address: Address = Field("127.0.0.1:7101", description="Where Integrations is reached.")
+    integrations_address: ServiceAddress = Field("127.0.0.1:7101", description="Where Integrations is reached.")
     message_validity_seconds: int = Field(
         14_400, ge=60, le=259_200, description="How long a message may wait for a carrier before it expires."
     )

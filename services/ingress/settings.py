@@ -6,18 +6,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from servicekit.settings import Address, ProcessSettings
+from servicekit.settings import Address, ProcessSettings, ServiceAddress
 
 
 class IngressSettings(ProcessSettings):
     """Settings of the Ingress service."""
 
-    ingress_listen: Address = Field("127.0.0.1:7102", description="Where Ingress is served.")
+    ingress_listen: ServiceAddress = Field("127.0.0.1:7102", description="Where Ingress is served.")
     ingress_metrics_listen: Address | Literal[""] = Field(
         "127.0.0.1:7112", description="Where Prometheus reads Ingress' metrics; empty for nowhere."
     )
-    integrations_address: Address = Field("127.0.0.1:7101", description="Where Integrations is reached.")
-    delivery_address: Address = Field("127.0.0.1:7103", description="Where Delivery is reached.")
+    integrations_address: ServiceAddress = Field("127.0.0.1:7101", description="Where Integrations is reached.")
+    delivery_address: ServiceAddress = Field("127.0.0.1:7103", description="Where Delivery is reached.")
     known_for_seconds: float = Field(
         60.0, ge=0, le=3_600, description="How long Ingress goes on with what it knows when Integrations is down."
     )

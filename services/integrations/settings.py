@@ -9,14 +9,14 @@ from pydantic import Field, SecretStr, field_validator
 
 from servicekit.egress_settings import EgressSettings
 from servicekit.ids import has_secret_form
-from servicekit.settings import Address, PublicUrl
+from servicekit.settings import Address, PublicUrl, ServiceAddress
 from services.integrations.domain import API_KEY_LENGTH, API_KEY_PREFIX
 
 
 class IntegrationsSettings(EgressSettings):
     """What the Integrations service reads from the environment."""
 
-    integrations_listen: Address = Field("127.0.0.1:7101", description="Where Integrations is served, `host:port`.")
+    integrations_listen: ServiceAddress = Field("127.0.0.1:7101", description="Where Integrations is served.")
     integrations_metrics_listen: Address | Literal[""] = Field(
         "127.0.0.1:7111", description="Where Prometheus reads Integrations' metrics; empty for nowhere."
     )

@@ -15,6 +15,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
 
 from servicekit import tls
+from servicekit.settings import MAX_SOCKET_PATH, UNIX
 from servicekit.tls import Identity, KeyPair
 from services.launcher import transport_sockets
 from services.launcher.gateway_process import Prepared
@@ -37,8 +38,18 @@ ANSWERS: Final = FOLDER / "answers.lua"
 # runs them, none leaves while others stay, and a call tells at once that one is gone.
 HEALTH_SECONDS: Final = 0.25
 HEALTH_SECONDS_OF_ONE: Final = 1.0
-# A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
-_MAX_SOCKET_PATH: Final = 100
+
+# Replicas come and go, each an address of the one name. How long a name server says that they hold is not heeded.
+_LOOKED_UP: Final = {
+    "name": "envoy.cluster.dns",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster",
+        "dns_refresh_rate": "1s",
+        "dns_failure_refresh_rate": {"base_interval": "0.25s", "max_interval": "1s"},
+        "dns_lookup_family": "V4_PREFERRED",
+    },
+}
+_FIXED: Final = {"name": "envoy.cluster.static"}
 
 _PUBLIC: Final = (
     *(integrations_service_pb2, webhooks_service_pb2, ingress_service_pb2, health_service_pb2),
@@ -51,7 +62,7 @@ _PUBLIC: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Upstreams:
-    """Where the gateway finds each service, as `host:port`."""
+    """Where the gateway finds each service: `host:port`, or `unix:` and the path of a socket."""
 
     integrations: str
     ingress: tuple[str, ...]  # one for each process, all of one host, whose name is in their certificate
@@ -118,7 +129,7 @@ def prepare(
 def admin_socket(folder: Path) -> Path:
     """Return where the gateway's own administration listens: in the folder, if a socket can have so long a name."""
     inside = folder.resolve() / "envoy.sock"
-    if len(str(inside).encode()) <= _MAX_SOCKET_PATH:
+    if len(str(inside).encode()) <= MAX_SOCKET_PATH:
         return inside
     return Path(tempfile.mkdtemp(prefix="textway-")) / "envoy.sock"
 
@@ -142,14 +153,18 @@ def _collect(file: FileDescriptor, files: dict[str, FileDescriptor]) -> None:
 
 def _upstream(name: str, addresses: Sequence[str], identity: Identity | None) -> dict[str, str]:
     endpoints = [{"endpoint": {"address": _socket_address(address)}} for address in addresses]
+    is_socket = addresses[0].startswith(UNIX)
     host, _ = _host_and_port(addresses[0])
     return {
+        f"{name}_discovery": json.dumps(_FIXED if is_socket else _LOOKED_UP),
         f"{name}_endpoints": json.dumps(endpoints),
-        f"{name}_transport_socket": transport_sockets.calling(identity, host),
+        f"{name}_transport_socket": transport_sockets.calling(None if is_socket else identity, host),
     }
 
 
 def _socket_address(address: str) -> dict[str, dict[str, str | int]]:
+    if address.startswith(UNIX):
+        return {"pipe": {"path": address.removeprefix(UNIX)}}
     host, port = _host_and_port(address)
     return {"socket_address": {"address": host, "port_value": int(port)}}
 

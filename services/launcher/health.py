@@ -16,6 +16,7 @@ from contextlib import closing
 from typing import Final
 
 TIMEOUT_SECONDS: Final = 3.0
+UNIX: Final = "unix:"  # as the settings have it, whose library takes longer to load than all of this
 # What each service's settings say; a test holds the two equal.
 LISTENS: Final[Mapping[str, str]] = {
     "integrations": "127.0.0.1:7101",
@@ -62,15 +63,13 @@ def check(names: Sequence[str]) -> int:
 
 
 def ask(listen: str) -> str:
-    """Return how the process is that listens at `host:port`."""
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
+    """Return how the process is that listens at `host:port`, or at `unix:` and the path of a socket."""
     try:
-        plain = socket.create_connection((_LOOPBACK_OF.get(host, host), int(port)), timeout=TIMEOUT_SECONDS)
+        plain = connect(listen, TIMEOUT_SECONDS)
     except OSError:
         return NOT_THERE
     try:
-        with closing(_secured(plain)) as connection:
+        with closing(plain if listen.startswith(UNIX) else _secured(plain)) as connection:
             connection.sendall(_question())
             answer = b"".join(_answer(connection))
     except OSError:
@@ -78,6 +77,22 @@ def ask(listen: str) -> str:
     if not answer:
         return NOT_ANSWERING
     return SERVING if answer == _SERVING_ANSWER else NOT_SERVING
+
+
+def connect(listen: str, timeout_seconds: float) -> socket.socket:
+    """Connect to whoever listens there on this machine. Raises OSError when nobody does."""
+    if listen.startswith(UNIX):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_seconds)
+        try:
+            connection.connect(listen.removeprefix(UNIX))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    return socket.create_connection((_LOOPBACK_OF.get(host, host), int(port)), timeout=timeout_seconds)
 
 
 def _secured(connection: socket.socket) -> socket.socket:

@@ -19,7 +19,7 @@ from servicekit import wakeups
 from servicekit.settings import ENV_PREFIX, SettingsError
 from services.launcher import gateway_process
 from services.launcher.keep import Plan, become_keeper, report
-from services.launcher.processes import SERVICES, ServiceProcess, choose_addresses, planned
+from services.launcher.processes import SERVICES, ServiceProcess, choose_addresses, planned, sockets_folder
 from services.launcher.runtime import addresses_file, write_addresses
 from services.launcher.settings import LauncherSettings
 from services.launcher.supervision import Child, Folders
@@ -47,7 +47,7 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
         _raise_open_files()
         wakeups.spare()  # the gateway too, as whatever is started from here
         services = planned(settings)
-        addresses = choose_addresses(services, settings)
+        addresses = choose_addresses(services, settings, sockets_folder(folders.run, services, settings))
         os.environ.update(_environment(settings, data_dir, addresses))
         prepared = _aside(_prepare, settings, folders.run / "gateway", services, addresses)
         if subprocess.run([*python, "migrate"], check=False).returncode:

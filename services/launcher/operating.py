@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from datetime import UTC
 from typing import Final, TypeVar
@@ -18,9 +17,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from servicekit import clients, tls
 from servicekit.clock import SystemClock
 from servicekit.server import RunningServer
-from servicekit.settings import load
+from servicekit.settings import UNIX, load
 from services.integrations import service as integrations
 from services.integrations.settings import IntegrationsSettings
+from services.launcher import health
 from services.launcher.runtime import running_address
 from textway.integrations.v1 import keys_service_pb2, keys_service_pb2_grpc
 
@@ -148,15 +148,16 @@ async def _own_integrations(settings: IntegrationsSettings) -> AsyncIterator[str
 
 
 def _on_this_machine(listen: str) -> str:
+    if listen.startswith(UNIX):
+        return listen
     # A certificate names the machine's own address, and never every interface.
     host, _, port = listen.rpartition(":")
     return f"{_LOOPBACK_OF.get(host, host)}:{port}"
 
 
 def _is_listening(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=1.0).close()
+        health.connect(address, timeout_seconds=1.0).close()
     except OSError:
         return False
     return True

@@ -7,9 +7,10 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from servicekit.settings import ENV_PREFIX, SettingsError
+from servicekit.settings import ENV_PREFIX, MAX_SOCKET_PATH, UNIX, SettingsError
 from services.launcher.settings import LauncherSettings
 
 SERVICES: Final = ("integrations", "delivery", "ingress")
@@ -53,11 +54,14 @@ def planned(settings: LauncherSettings) -> Sequence[ServiceProcess]:
     ]
 
 
-def choose_addresses(processes: Sequence[ServiceProcess], settings: LauncherSettings) -> Mapping[str, str]:
+def choose_addresses(
+    processes: Sequence[ServiceProcess], settings: LauncherSettings, sockets: Path | None = None
+) -> Mapping[str, str]:
     """Return where each process listens, by its name, and for metrics by `<name>_metrics`.
 
     The first of a service listens where the settings say, and the others beside it: each at a free port of the same
-    host, since a certificate names the host. Raises SettingsError when there is none.
+    host, since a certificate names the host. Where they say nothing, it is a socket in the folder `sockets`, or a free
+    port when there is no such folder. Raises SettingsError when there is none.
     """
     chosen: dict[str, str] = {}
     with contextlib.ExitStack() as held:
@@ -65,9 +69,22 @@ def choose_addresses(processes: Sequence[ServiceProcess], settings: LauncherSett
             for purpose in (CALLS, METRICS):
                 setting = f"{process.service}{purpose}_listen"
                 told = str(getattr(settings, setting))
-                is_told = bool(told) and process.number == 1
-                chosen[f"{process.name}{purpose}"] = told if is_told else _free_address(held, told, setting)
+                if not told and sockets and purpose == CALLS:
+                    told = f"{UNIX}{sockets / process.service}.sock"
+                if not told or process.number > 1:
+                    told = _another(process, told) if told.startswith(UNIX) else _free_address(held, told, setting)
+                chosen[f"{process.name}{purpose}"] = told
     return chosen
+
+
+def _another(process: ServiceProcess, beside: str) -> str:
+    return f"{beside.removesuffix('.sock')}-{process.number}.sock"
+
+
+def sockets_folder(folder: Path, processes: Sequence[ServiceProcess], settings: LauncherSettings) -> Path | None:
+    """Return the folder if processes can listen at sockets in it: no path is too long, and no TLS is wanted."""
+    longest = max(len(str(folder / f"{process.name}.sock").encode()) for process in processes)
+    return folder if longest <= MAX_SOCKET_PATH and not settings.tls_cert else None
 
 
 def _free_address(held: contextlib.ExitStack, beside: str, setting: str) -> str:

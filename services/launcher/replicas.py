@@ -12,7 +12,7 @@ import grpc
 
 from servicekit import clients, tls
 from servicekit.errors import ServiceError
-from servicekit.settings import load
+from servicekit.settings import UNIX, load
 from services.launcher.runtime import running_addresses
 from services.launcher.settings import StatusSettings
 from textway.operations.v1 import operations_service_pb2 as operations_v1
@@ -67,6 +67,8 @@ async def _of_service(service: str, address: str, identity: tls.Identity | None)
 
 
 async def _resolve(address: str) -> list[str]:
+    if address.startswith(UNIX):
+        return [address]
     host, _, port = address.rpartition(":")
     found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     hosts = sorted({str(each[4][0]) for each in found})

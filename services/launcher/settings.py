@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from servicekit.egress_settings import Networks
-from servicekit.settings import Address, File, ProcessSettings
+from servicekit.settings import Address, File, ProcessSettings, ServiceAddress
 from services.launcher.cores import usable_cores
 
 CORES_FOR_EACH_INGRESS: Final = 4
@@ -31,9 +31,9 @@ def _by_cores_when_empty(said: Any) -> Any:  # Any: pydantic has not looked at i
 class StatusSettings(ProcessSettings):
     """Where `textway status` and the gateway find the services; each name may stand for many replicas."""
 
-    integrations_address: Address = Field("127.0.0.1:7101", description="Where Integrations is reached.")
-    delivery_address: Address = Field("127.0.0.1:7103", description="Where Delivery is reached.")
-    ingress_address: Address = Field("127.0.0.1:7102", description="Where Ingress is reached.")
+    integrations_address: ServiceAddress = Field("127.0.0.1:7101", description="Where Integrations is reached.")
+    delivery_address: ServiceAddress = Field("127.0.0.1:7103", description="Where Delivery is reached.")
+    ingress_address: ServiceAddress = Field("127.0.0.1:7102", description="Where Ingress is reached.")
 
 
 class GatewaySettings(ProcessSettings):
@@ -72,14 +72,14 @@ class LauncherSettings(GatewaySettings):
         description="Networks that customers' URLs may lead to although they are not public: this machine, so that it"
         " can receive its own webhooks. Empty for none.",
     )
-    integrations_listen: Address | Literal[""] = Field(
-        "", description="Where Integrations listens; `up` takes a free port when empty."
+    integrations_listen: ServiceAddress | Literal[""] = Field(
+        "", description="Where Integrations listens. When empty: a socket in the data folder, or with TLS a free port."
     )
-    ingress_listen: Address | Literal[""] = Field(
-        "", description="Where Ingress listens; `up` takes a free port when empty."
+    ingress_listen: ServiceAddress | Literal[""] = Field(
+        "", description="Where Ingress listens. When empty: a socket in the data folder, or with TLS a free port."
     )
-    delivery_listen: Address | Literal[""] = Field(
-        "", description="Where Delivery listens; `up` takes a free port when empty."
+    delivery_listen: ServiceAddress | Literal[""] = Field(
+        "", description="Where Delivery listens. When empty: a socket in the data folder, or with TLS a free port."
     )
     integrations_metrics_listen: Address | Literal[""] = Field(
         "", description="Where Integrations shows its metrics; `up` takes a free port when empty."

@@ -127,3 +127,30 @@ def test_runs_as_many_workers_as_asked() -> None:
 
     assert Path(command[0]).is_file()
     assert command[command.index("--concurrency") + 1] == "3"
+
+
+def test_finds_a_service_at_its_socket_where_nothing_is_to_be_looked_up_or_enciphered(tmp_path: Path) -> None:
+    pair = KeyPair(certificate=Path("/tls/a.crt"), key=Path("/tls/a.key"))
+    secured = gateway.Tls(identity=Identity(pair=pair, authority=Path("/tls/ca.crt")))
+    ingress = "unix:/run/i.sock", "unix:/run/i-2.sock"
+    upstreams = gateway.Upstreams(integrations="integrations:7101", ingress=ingress, delivery="unix:/run/d.sock")
+
+    prepared = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=upstreams, secured=secured)
+
+    clusters = yaml.safe_load(prepared.configuration.read_text())["static_resources"]["clusters"]
+    named = {cluster["name"]: cluster for cluster in clusters}
+    (locality,) = named["ingress"]["load_assignment"]["endpoints"]
+    assert [each["endpoint"]["address"] for each in locality["lb_endpoints"]] == [
+        {"pipe": {"path": "/run/i.sock"}},
+        {"pipe": {"path": "/run/i-2.sock"}},
+    ]
+    assert {name: cluster["cluster_type"]["name"] for name, cluster in named.items()} == {
+        "integrations": "envoy.cluster.dns",
+        "ingress": "envoy.cluster.static",
+        "delivery": "envoy.cluster.static",
+    }
+    assert {name: block["name"] for name, block in blocks(prepared.configuration).items() if name != "public"} == {
+        "integrations": "envoy.transport_sockets.tls",
+        "ingress": "envoy.transport_sockets.raw_buffer",
+        "delivery": "envoy.transport_sockets.raw_buffer",
+    }

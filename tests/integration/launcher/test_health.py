@@ -57,6 +57,19 @@ async def test_a_server_that_serves_is_serving(address):
     assert await asyncio.to_thread(health.ask, address) == health.SERVING
 
 
+async def test_a_server_is_asked_at_its_socket(settings, tmp_path):
+    quiet = Quiet()
+    quiet.listen = f"unix:{tmp_path}/quiet.sock"
+    running = await RunningServer.start([quiet], settings)
+
+    serving = await asyncio.to_thread(health.ask, quiet.listen)
+    running._notice_seconds = 0
+    await running.stop(0)
+
+    assert serving == health.SERVING
+    assert await asyncio.to_thread(health.ask, quiet.listen) == health.NOT_THERE
+
+
 async def test_a_server_that_listens_on_every_interface_is_asked_on_this_machine(address):
     port = address.rpartition(":")[2]
 

@@ -126,6 +126,10 @@ def client(channel) -> HealthServiceStub:
     return HealthServiceStub(channel)
 
 
+async def live(_: Context) -> str:
+    return "live"
+
+
 async def call(client: HealthServiceStub, metadata: tuple[tuple[str, str], ...] = ()) -> str:
     response = await client.CheckLive(health_v1.CheckLiveRequest(), metadata=metadata, timeout=10)
     return response.status
@@ -504,6 +508,30 @@ async def test_refuses_a_port_that_another_program_has(settings):
 
         with pytest.raises(SettingsError, match=f"^{taken} can not be listened on"):
             await RunningServer.start([Probe(listen=taken)], settings)
+
+
+async def test_serves_at_a_socket_and_takes_over_one_that_was_left_behind(settings, tmp_path):
+    listen = f"unix:{tmp_path}/probe.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/probe.sock")
+    probe = Probe(listen=listen)
+    probe.answer = live
+    running = await RunningServer.start([probe], settings)
+
+    async with clients.open_channel(running.addresses["probe"]) as channel:
+        assert await call(HealthServiceStub(channel)) == "live"
+
+    assert running.addresses["probe"] == listen
+    await running.stop(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["no-such-folder", "x" * 120])
+async def test_refuses_a_socket_that_can_not_be(settings, tmp_path, folder):
+    listen = f"unix:{tmp_path}/{folder}/probe.sock"
+
+    with pytest.raises(SettingsError, match=f"^{listen} can not be listened on: is its folder there"):
+        await RunningServer.start([Probe(listen=listen)], settings)
 
 
 async def test_refuses_a_port_beyond_the_last(settings):

@@ -6,7 +6,7 @@ import pytest
 
 from servicekit.settings import SettingsError, load
 from services.launcher import settings
-from services.launcher.processes import choose_addresses, planned
+from services.launcher.processes import choose_addresses, planned, sockets_folder
 from services.launcher.settings import LauncherSettings, ingress_workers_for
 
 
@@ -79,3 +79,42 @@ def test_names_the_setting_whose_host_has_no_room_for_another_process(host):
 
     with pytest.raises(SettingsError, match=f"TEXTWAY_INGRESS_LISTEN: {host} can not be listened on"):
         choose_addresses(planned(told), told)
+
+
+def test_listens_at_sockets_where_nobody_says_another_place(tmp_path):
+    told = LauncherSettings(ingress_workers=2, delivery_listen="127.0.0.2:7103")
+    services = planned(told)
+
+    addresses = choose_addresses(services, told, tmp_path)
+
+    assert addresses["integrations"] == f"unix:{tmp_path}/integrations.sock"
+    assert addresses["delivery"] == "127.0.0.2:7103"
+    assert addresses["ingress"] == f"unix:{tmp_path}/ingress.sock"
+    assert addresses["ingress-2"] == f"unix:{tmp_path}/ingress-2.sock"
+    assert addresses["ingress-2_metrics"].startswith("127.0.0.1:")
+
+
+def test_puts_a_second_process_beside_a_socket_that_it_is_told(tmp_path):
+    told = LauncherSettings(ingress_workers=2, ingress_listen=f"unix:{tmp_path}/mine.sock")
+
+    addresses = choose_addresses(planned(told), told, tmp_path / "run")
+
+    assert addresses["ingress"] == f"unix:{tmp_path}/mine.sock"
+    assert addresses["ingress-2"] == f"unix:{tmp_path}/mine-2.sock"
+
+
+def test_takes_ports_where_a_sockets_path_would_be_too_long_and_where_calls_are_to_be_enciphered(tmp_path):
+    services = planned(LauncherSettings())
+    secured = LauncherSettings(tls_cert="a.pem", tls_key="a.key", tls_ca="ca.pem")
+
+    assert sockets_folder(tmp_path, services, LauncherSettings()) == tmp_path
+    assert sockets_folder(tmp_path / ("x" * 100), services, LauncherSettings()) is None
+    assert sockets_folder(tmp_path, services, secured) is None
+
+
+@pytest.mark.parametrize("said", ["unix:relative.sock", "unix:", "unix:/" + "x" * 100, "unix:a:12", "unix:/"])
+def test_refuses_what_is_no_socket(monkeypatch, said):
+    monkeypatch.setenv("TEXTWAY_INGRESS_LISTEN", said)
+
+    with pytest.raises(SettingsError, match="TEXTWAY_INGRESS_LISTEN"):
+        load(LauncherSettings)
