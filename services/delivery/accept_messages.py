@@ -151,6 +151,7 @@ class AcceptMessages:
             segments=size.segments,
             encoding=size.encoding,
             created_at=now,
+            updated_at=now,
             valid_until=now + self._validity,
             priority=submission.priority,
             on_unknown=submission.on_unknown,

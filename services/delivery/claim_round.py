@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.delivery.carriers.base import Capability, Carrier
 from services.delivery.carriers.registry import Carriers
@@ -27,6 +27,13 @@ class Room:
     slots: Mapping[str, int]  # how many messages a limited carrier has slots for, at most; others are not in it
 
 
+class _Way(NamedTuple):
+    carrier: Carrier
+    why: str
+    others: bool = False  # another carrier may take it too
+    fresh_others: bool = False  # and one of those now
+
+
 class ClaimRound:
     """Decides for the messages of one claim."""
 
@@ -36,6 +43,7 @@ class ClaimRound:
         self._free = dict(room.free)
         self._now = now
         self._evidence = evidence
+        self._known: dict[str, _Way | None] = {}  # by route
 
     def shares(self, most: int) -> list[Share]:
         """Return how many messages to take from each route that is open, `most` in all."""
@@ -67,6 +75,9 @@ class ClaimRound:
 
     def _anywhere(self, message: Message, attempts: tuple[Attempt, ...]) -> Decision:
         route = self._carriers.route(message)
+        straight = None if attempts else self._straight(route)
+        if straight:
+            return self._begin(message, route, straight)
         refused = {attempt.carrier for attempt in attempts if attempt.outcome is Outcome.REFUSED}
         failed = _failed_this_round(attempts, len([name for name in route.members if name not in refused]))
         health = {
@@ -86,14 +97,19 @@ class ClaimRound:
         if carrier is None or choice.carrier not in self._room.available:
             return Postpone(until=self._now + timedelta(seconds=LOOK_AGAIN_SECONDS))
         others = {name for name in route.members if name not in refused and name != choice.carrier}
-        return self._begin(
-            message,
-            route,
-            carrier,
-            why=choice.why,
-            others=frozenset(others),
-            fresh=any(name in self._room.available for name in others - failed),
-        )
+        fresh = any(name in self._room.available for name in others - failed)
+        return self._begin(message, route, _Way(carrier, choice.why, bool(others), fresh))
+
+    def _straight(self, route: Route) -> _Way | None:
+        """Return what `choose` says of every new message of a route that has one carrier, as long as it is well."""
+        if route.name not in self._known:
+            name, *others = route.members
+            carrier = self._carriers.named(name)
+            is_straight = len(route.carriers) == 1 and route.carriers[name] and name in self._room.available
+            fresh = any(other in self._room.available for other in others)
+            why = f"route {route.name}: first choice"
+            self._known[route.name] = _Way(carrier, why, bool(others), fresh) if carrier and is_straight else None
+        return self._known[route.name]
 
     def _after_unknown(self, message: Message, last: Attempt) -> Decision:
         # The carrier of the last attempt may have the message, so only that one may get it again.
@@ -116,29 +132,20 @@ class ClaimRound:
             return Postpone(until=self._now + timedelta(seconds=LOOK_AGAIN_SECONDS))
         route = self._carriers.route(message)
         why = "again, because the last attempt's outcome is not known"
-        return self._begin(message, route, previous, why=why, doubled=doubled)
+        return self._begin(message, route, _Way(previous, why), doubled=doubled)
 
-    def _begin(
-        self,
-        message: Message,
-        route: Route,
-        carrier: Carrier,
-        *,
-        why: str,
-        others: frozenset[str] = frozenset(),
-        fresh: bool = False,
-        doubled: bool = False,
-    ) -> Decision:
-        if self._free.get(carrier.name, 0) <= 0:
+    def _begin(self, message: Message, route: Route, way: _Way, *, doubled: bool = False) -> Decision:
+        name = way.carrier.name
+        if self._free.get(name, 0) <= 0:
             return Leave()
-        self._free[carrier.name] -= 1
+        self._free[name] -= 1
         return Begin(
-            carrier=carrier.name,
-            sender=self._carriers.sender(message, route, carrier),
-            why=why,
+            carrier=name,
+            sender=self._carriers.sender(message, route, way.carrier),
+            why=way.why,
             possible_duplicate=doubled,
-            others=bool(others),
-            fresh_others=fresh,
+            others=way.others,
+            fresh_others=way.fresh_others,
         )
 
 

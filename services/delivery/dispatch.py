@@ -153,10 +153,9 @@ class Dispatcher:
         beginnings = {}
         for new in messages:
             if wanted[new.route] <= shares.get(new.route, 0):
-                message = new.as_queued()
-                decision = claim_round.decide(DueMessage(message=message))
+                decision = claim_round.decide(DueMessage(message=new))
                 if isinstance(decision, Begin) and decision.carrier not in limited:
-                    beginnings[new.id] = Beginning(message, decision)
+                    beginnings[new.id] = Beginning(new, decision)
         return beginnings
 
     def _reserve(self, beginnings: Mapping[str, Beginning]) -> None:

@@ -146,65 +146,6 @@ class DedupeKey:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewMessage:
-    """A message on its way into the store."""
-
-    id: str
-    tenant_id: str
-    integration_id: str  # empty for a message that was sent by the API
-    to: str  # E.164
-    text: str
-    ref: str  # empty for none
-    callback: str  # empty for none
-    segments: int
-    encoding: Encoding
-    created_at: datetime
-    valid_until: datetime
-    priority: Priority = Priority.NORMAL
-    on_unknown: OnUnknown = OnUnknown.RESEND
-    wanted_sender: str = ""  # empty for the route's own
-    tag: str = ""  # a word for routing rules
-    route: str = ""  # the name of the route in whose queue it waits
-    despite_opt_out: bool = False  # it goes to somebody who has opted out: the answer to that very word
-    request_id: str = ""  # of the request that it came by
-    traceparent: str = ""  # of that request
-    idempotency: IdempotencyKey | None = None
-    dedupe: DedupeKey | None = None
-
-    def as_queued(self) -> Message:
-        """Return the message as it is once it is stored, before any attempt."""
-        return Message(
-            id=self.id,
-            tenant_id=self.tenant_id,
-            integration_id=self.integration_id,
-            status=Status.QUEUED,
-            to=self.to,
-            sender="",
-            text=self.text,
-            ref=self.ref,
-            callback=self.callback,
-            carrier="",
-            carrier_message_id="",
-            segments=self.segments,
-            encoding=self.encoding,
-            attempts=0,
-            failure=None,
-            created_at=self.created_at,
-            updated_at=self.created_at,
-            valid_until=self.valid_until,
-            priority=self.priority,
-            on_unknown=self.on_unknown,
-            sent_at=None,
-            delivered_at=None,
-            wanted_sender=self.wanted_sender,
-            tag=self.tag,
-            despite_opt_out=self.despite_opt_out,
-            request_id=self.request_id,
-            traceparent=self.traceparent,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Accepted:
     """The answer to a new message: itself, or the first one of which it is a repeat."""
 
@@ -225,13 +166,13 @@ class Message:
 
     id: str
     tenant_id: str
-    integration_id: str
+    integration_id: str  # empty for a message that was sent by the API
     status: Status
-    to: str
+    to: str  # E.164
     sender: str  # empty until the first attempt
     text: str
-    ref: str
-    callback: str
+    ref: str  # empty for none
+    callback: str  # empty for none
     carrier: str  # of the last attempt; empty before the first
     carrier_message_id: str  # empty until a carrier took it
     segments: int
@@ -245,11 +186,30 @@ class Message:
     on_unknown: OnUnknown
     sent_at: datetime | None
     delivered_at: datetime | None
-    wanted_sender: str = ""
-    tag: str = ""
-    despite_opt_out: bool = False  # it goes to somebody who has opted out too
+    wanted_sender: str = ""  # empty for the route's own
+    tag: str = ""  # a word for routing rules
+    despite_opt_out: bool = False  # it goes to somebody who has opted out: the answer to that very word
     request_id: str = ""  # of the request that it came by
     traceparent: str = ""  # of that request: all that becomes of the message is in its trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewMessage(Message):
+    """A message on its way into the store, as it will stand there before any attempt."""
+
+    status: Status = Status.QUEUED
+    sender: str = ""
+    carrier: str = ""
+    carrier_message_id: str = ""
+    attempts: int = 0
+    failure: Failure | None = None
+    priority: Priority = Priority.NORMAL
+    on_unknown: OnUnknown = OnUnknown.RESEND
+    sent_at: datetime | None = None
+    delivered_at: datetime | None = None
+    route: str = ""  # the name of the route in whose queue it waits
+    idempotency: IdempotencyKey | None = None
+    dedupe: DedupeKey | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

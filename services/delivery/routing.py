@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, Protocol
 from zlib import crc32
 
@@ -48,7 +49,7 @@ class Route:
     senders: frozenset[str] = frozenset()  # that the message asks to be sent from
     tags: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def members(self) -> tuple[str, ...]:
         """Every carrier of the route, in the order of preference."""
         return (*self.carriers, *(name for name in self.failover if name not in self.carriers))

@@ -65,6 +65,7 @@ def new_message(created_at: datetime, integration_id: str = "wkh_1") -> NewMessa
         segments=1,
         encoding=Encoding.GSM7,
         created_at=created_at,
+        updated_at=created_at,
         valid_until=created_at + timedelta(hours=4),
         route=ROUTE,
     )

@@ -78,6 +78,7 @@ def new_message(segments: int) -> NewMessage:
         segments=segments,
         encoding=Encoding.GSM7,
         created_at=now,
+        updated_at=now,
         valid_until=now + timedelta(hours=4),
         route="default",
     )

@@ -17,8 +17,7 @@ def begin(_due: DueMessage) -> Begin:
 
 def beginnings(messages: Sequence[NewMessage]) -> dict[str, Beginning]:
     """Return beginnings for all of the messages, with the same carrier."""
-    queued = [message.as_queued() for message in messages]
-    return {message.id: Beginning(message, begin(DueMessage(message=message))) for message in queued}
+    return {message.id: Beginning(message, begin(DueMessage(message=message))) for message in messages}
 
 
 async def claim(

@@ -50,6 +50,7 @@ def new_message(number: int) -> NewMessage:
         segments=1,
         encoding=Encoding.GSM7,
         created_at=NOW,
+        updated_at=NOW,
         valid_until=NOW + timedelta(hours=4),
         route=claims.ROUTE,
     )

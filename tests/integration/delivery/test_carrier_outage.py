@@ -75,6 +75,7 @@ def new_message() -> NewMessage:
         segments=1,
         encoding=Encoding.GSM7,
         created_at=START,
+        updated_at=START,
         valid_until=START + timedelta(hours=4),
         route="default",
     )

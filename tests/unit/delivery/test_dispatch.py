@@ -440,6 +440,7 @@ def new(number: int = 0, route: str = DEFAULT_ROUTE) -> NewMessage:
         segments=1,
         encoding=Encoding.GSM7,
         created_at=NOW,
+        updated_at=NOW,
         valid_until=NOW + timedelta(hours=4),
         tag=route,
         route=route,
