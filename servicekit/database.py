@@ -48,8 +48,10 @@ class Engine(Protocol):
     ) -> Result:
         """Run a transaction that is given as a whole, and return what it returns."""
 
-    async def run_alone(self, read: Callable[[Connection], Awaitable[Result]], *, patience_seconds: float) -> Result:
-        """Run one statement that only reads, in as little as the engine needs for it to be one snapshot."""
+    async def run_alone(
+        self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
+    ) -> Result:
+        """Run one statement, in as little as the engine needs for it to be a transaction of its own."""
 
     def is_outage(self, error: Exception) -> bool:
         """Tell an outage, after which the same may be tried again, from a defect."""
@@ -161,11 +163,22 @@ class Database:
 
         It is one snapshot by itself, so that PostgreSQL is not asked to begin and to end a transaction around it.
         """
+        return await self._alone(statement, values, writes=False, patience_seconds=patience_seconds)
 
-        def read(connection: Connection) -> Awaitable[Sequence[Values]]:
+    async def step(
+        self, statement: HotStatement, *values: Any, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Sequence[Values]:
+        """Run one statement that may change rows, and return its rows; it is on disk then."""
+        return await self._alone(statement, values, writes=True, patience_seconds=patience_seconds)
+
+    async def _alone(
+        self, statement: HotStatement, values: Values, *, writes: bool, patience_seconds: float
+    ) -> Sequence[Values]:
+        def work(connection: Connection) -> Awaitable[Sequence[Values]]:
             return statement.rows(connection, *values)
 
-        return await self._run(read, self._engine.run_alone, self._meters[False], patience_seconds)
+        run = functools.partial(self._engine.run_alone, writes=writes)
+        return await self._run(work, run, self._meters[writes], patience_seconds)
 
     @contextlib.asynccontextmanager
     async def _told(

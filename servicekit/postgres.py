@@ -184,10 +184,16 @@ class PostgresEngine:
         async with self.transaction(writes=writes, patience_seconds=patience_seconds) as connection:
             return await work(connection)
 
-    async def run_alone(self, read: Callable[[Connection], Awaitable[Result]], *, patience_seconds: float) -> Result:
+    async def run_alone(
+        self,
+        work: Callable[[Connection], Awaitable[Result]],
+        *,
+        writes: bool,  # noqa: ARG002  # a connection is for both
+        patience_seconds: float,
+    ) -> Result:
         """See Engine."""
         async with self._lent(patience_seconds) as connection:
-            return await read(connection)
+            return await work(connection)
 
     def is_outage(self, error: Exception) -> bool:
         """See Engine."""

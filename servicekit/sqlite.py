@@ -80,9 +80,11 @@ class SqliteEngine:
         line, seconds_left = await lines.take(patience_seconds)
         return await lines.give_back_after(line, line.run(work, seconds_left))
 
-    async def run_alone(self, read: Callable[[Connection], Awaitable[Result]], *, patience_seconds: float) -> Result:
+    async def run_alone(
+        self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
+    ) -> Result:
         """See Engine."""
-        return await self.run(read, writes=False, patience_seconds=patience_seconds)
+        return await self.run(work, writes=writes, patience_seconds=patience_seconds)
 
     def outside_transaction(self, *, patience_seconds: float) -> contextlib.AbstractAsyncContextManager[Connection]:
         """Open a transaction: on SQLite every statement that we have can be in one."""

@@ -56,10 +56,7 @@ class FollowUp:
         carriers: Carriers,
         clock: Clock,
         replies: TakesReplies,
-        is_alone: bool = False,
     ) -> None:
-        """Take the parts; `is_alone` says that no other process can use the database."""
-        self._is_alone = is_alone
         self._young_until = clock.now()  # until when a young receipt may be parked
         self._store = store
         self._replies = replies
@@ -108,18 +105,19 @@ class FollowUp:
     async def settle_parked(self) -> int:
         """Apply receipts that came before their message was known; return how many are parked no more.
 
-        Most sweeps look at young ones only, so that ids which never become known cost next to nothing; and where nobody
-        else can park one, they look only while there may be some.
+        Most sweeps look at young ones only, so that ids which never become known cost next to nothing, and only while
+        there may be some: a process looks for those that it has parked, and now and then for those of others, which may
+        have died.
         """
         is_full = self._sweeps % SWEEPS_UNTIL_FULL == 0
         self._sweeps += 1
         now = self._clock.now()
-        if self._is_alone and not is_full and now >= self._young_until:
+        if not is_full and now >= self._young_until:
             return 0
         settled = await self._store.settle_parked(
             SETTLED_AT_ONCE, since=now - (PARKED_FOR if is_full else SETTLED_SOON)
         )
-        if self._is_alone and is_full and await self._store.has_parked(since=now - SETTLED_SOON):
+        if is_full and await self._store.has_parked(since=now - SETTLED_SOON):
             self._young_until = now + SETTLED_SOON
         if settled:
             log.info("parked receipts settled", receipts=settled)

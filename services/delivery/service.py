@@ -139,7 +139,6 @@ class DeliveryService:
             carriers=carriers,
             clock=clock,
             replies=self._take_reply,
-            is_alone=database.is_exclusive,
         )
         self._monitor = CarrierMonitor(
             store=SqlCarrierStore(database),

@@ -18,7 +18,11 @@ from services.delivery.dispatch import Dispatcher
 from services.delivery.follow_up import FollowUp
 from services.delivery.housekeeping import Housekeeping
 
+# Whoever stores a message wakes its own loop, and a retry has its time. What is left was stored by another process that
+# has no room for it just now, or that has died: it is looked for so often, and less where there was none for a while.
 POLL_SECONDS: Final = 0.25
+QUIET_AFTER_LOOKS: Final = 20
+QUIET_POLL_SECONDS: Final = 1.0
 # Where nobody else can store a message, whoever stores one wakes, and all else has its time. Should a defect forget one
 # of the two, a message waits for no longer than this.
 ALONE_POLL_SECONDS: Final = 5.0
@@ -28,7 +32,7 @@ LEAST_WAIT_SECONDS: Final = 0.001
 GATHER_SECONDS: Final = 0.02
 RENEW_SECONDS: Final = 10.0
 LOOK_UP_SECONDS: Final = 2.0
-REFRESH_SECONDS: Final = 0.5
+REFRESH_SECONDS: Final = 1.0
 ALONE_REFRESH_SECONDS: Final = 5.0
 SETTLE_SECONDS: Final = 0.5
 CLEAN_SECONDS: Final = 60.0
@@ -142,7 +146,7 @@ class Worker:
                 await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
-        seconds = self._seconds_to_wait(POLL_SECONDS, None)
+        seconds, looks = self._seconds_to_wait(POLL_SECONDS, None), 0
         while not self._stopping:
             woken = await self._is_woken(seconds)
             now = self._clock.now()
@@ -154,8 +158,14 @@ class Worker:
             due = None if woken else await self._next_due()
             if woken or (due is not None and due <= now):
                 return
-            if self._is_alone:
-                seconds = self._seconds_to_wait(ALONE_POLL_SECONDS, due)
+            looks += 1
+            seconds = self._seconds_to_wait(self._poll_seconds(looks), due)
+
+    def _poll_seconds(self, looks: int) -> float:
+        """Return how long to wait after so many looks that found nothing."""
+        if self._is_alone:
+            return ALONE_POLL_SECONDS
+        return POLL_SECONDS if looks < QUIET_AFTER_LOOKS else QUIET_POLL_SECONDS
 
     async def _is_woken(self, seconds: float) -> bool:
         """Wait for a wake-up, or for the time of the next look."""

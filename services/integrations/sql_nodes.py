@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sqlalchemy import bindparam, delete, func, insert, select, true, update
+from sqlalchemy import bindparam, delete, func, insert, select, true, union_all, update
 
 from servicekit.database import Database
 from servicekit.hot_statements import HotStatement, Values
@@ -19,17 +19,23 @@ from services.integrations.tables import CHANGES, INTEGRATIONS, NODES, REVISION
 PATIENCE_SECONDS: Final = 0.6
 
 # Run four times a second for as long as the process lives, and so as cheap as can be.
-_RENEW: Final = HotStatement(
+_RENEWAL: Final = (
     update(NODES)
     .where(NODES.c.id == bindparam("at_id"))
     .values(renewals=NODES.c.renewals + 1, applied_revision=bindparam("to_revision"))
-    .returning(NODES.c.id),
-    ("at_id", "to_revision"),
+    .returning(NODES)
 )
+_RENEW: Final = HotStatement(_RENEWAL, ("at_id", "to_revision"))
 # One statement, so that the count and the nodes are of one moment also where each statement has its own snapshot.
 _EVERYTHING: Final = HotStatement(
     select(REVISION.c.value, NODES).select_from(REVISION.outerjoin(NODES, true())),
     (),
+)
+# Both at once, where a statement may change rows and read others. It reads them as they were before, but for its own.
+_OTHERS: Final = select(NODES).where(NODES.c.id != bindparam("at_id"))
+_RENEWED: Final = union_all(select(_RENEWAL.cte("renewed")), _OTHERS).subquery()
+_RENEW_AND_LOOK: Final = HotStatement(
+    select(REVISION.c.value, _RENEWED).select_from(REVISION.outerjoin(_RENEWED, true())), ("at_id", "to_revision")
 )
 
 
@@ -50,6 +56,14 @@ class SqlNodeStore:
 
     async def renew(self, node_id: str, applied_revision: int, *, is_news: bool) -> View:
         """See NodeStore."""
+        if not is_news and not self._database.is_exclusive:
+            rows = await self._database.step(
+                _RENEW_AND_LOOK, node_id, applied_revision, patience_seconds=PATIENCE_SECONDS
+            )
+            view = _view(rows)
+            if all(node.id != node_id for node in view.nodes):
+                raise LeaseLostError
+            return view
         async with self._database.write(patience_seconds=PATIENCE_SECONDS) as connection:
             if not await _RENEW.rows(connection, node_id, applied_revision):
                 raise LeaseLostError

@@ -218,6 +218,8 @@ async def test_a_look_up_that_hangs_is_given_up(following, store, carrier, monke
 
 
 async def test_sweeps_what_is_young_and_now_and_then_everything(following, store, clock):
+    store.has_young = True
+
     settled = [await following.settle_parked() for _ in range(follow_up.SWEEPS_UNTIL_FULL + 1)]
 
     ages = [clock.now() - since for since in store.settled_since]
@@ -226,31 +228,25 @@ async def test_sweeps_what_is_young_and_now_and_then_everything(following, store
     assert set(ages[1:-1]) == {timedelta(minutes=2)}
 
 
-@pytest.fixture
-def alone(store, carrier, clock) -> FollowUp:
-    """Takes in receipts where no other process can."""
-    return FollowUp(store=store, carriers=Carriers(carrier), clock=clock, replies=None, is_alone=True)
-
-
-async def test_sweeps_only_now_and_then_where_nobody_else_can_park_a_receipt(alone, store):
+async def test_sweeps_only_now_and_then_while_it_has_parked_nothing(following, store):
     for _ in range(follow_up.SWEEPS_UNTIL_FULL + 1):
-        await alone.settle_parked()
+        await following.settle_parked()
 
     assert len(store.settled_since) == 2
 
 
 @pytest.mark.parametrize("before", ["the start", "the sweep"])
-async def test_sweeps_while_a_young_receipt_may_be_parked(alone, store, clock, before):
+async def test_sweeps_while_a_young_receipt_may_be_parked(following, store, clock, before):
     store.has_young = before == "the start"
-    await alone.settle_parked()
+    await following.settle_parked()
     if before == "the sweep":
         store.result = ReceiptResult.PARKED
-        await alone.receipt("main", told())
+        await following.receipt("main", told())
 
     clock.advance(follow_up.SETTLED_SOON.total_seconds() - 1)
-    await alone.settle_parked()
+    await following.settle_parked()
     while_young = len(store.settled_since)
     clock.advance(2)
-    await alone.settle_parked()
+    await following.settle_parked()
 
     assert while_young == len(store.settled_since) == 2

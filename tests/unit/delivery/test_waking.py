@@ -89,11 +89,13 @@ async def loop(request, monkeypatch):
     await loop.worker.stop(0)
 
 
-@pytest.fixture
-async def shared(monkeypatch):
-    """A worker for webhooks that others have too."""
-    monkeypatch.setattr(webhook_worker, "POLL_SECONDS", 0.01)
-    loop = Loop("webhooks", is_alone=False)
+@pytest.fixture(params=["messages", "webhooks"])
+async def shared(request, monkeypatch):
+    """A worker for what others have too, and that has long had nothing to do."""
+    for module in (worker, webhook_worker):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "QUIET_AFTER_LOOKS", 1)
+    loop = Loop(request.param, is_alone=False)
     yield loop
     await loop.worker.stop(0)
 
@@ -128,7 +130,8 @@ async def test_does_not_read_again_and_again_where_nobody_else_can_store_work(lo
     assert loop.store.next_due.await_count == 1
 
 
-async def test_a_webhooks_time_is_kept_where_others_can_store_some_too(shared, monkeypatch):
+async def test_a_time_is_kept_where_others_can_store_work_too(shared, monkeypatch):
+    monkeypatch.setattr(worker, "QUIET_POLL_SECONDS", 3600)
     monkeypatch.setattr(webhook_worker, "SHARED_POLL_SECONDS", 3600)
     shared.due_at = shared.clock.now() + timedelta(milliseconds=50)
 
@@ -138,7 +141,8 @@ async def test_a_webhooks_time_is_kept_where_others_can_store_some_too(shared, m
     assert shared.clock.now() >= shared.due_at
 
 
-async def test_webhooks_that_others_leave_are_found(shared, monkeypatch):
+async def test_what_others_leave_is_found(shared, monkeypatch):
+    monkeypatch.setattr(worker, "QUIET_POLL_SECONDS", 0.01)
     monkeypatch.setattr(webhook_worker, "SHARED_POLL_SECONDS", 0.01)
     await shared.start()
     while shared.store.next_due.await_count < 2:
