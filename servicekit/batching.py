@@ -23,6 +23,9 @@ class Batcher(Generic[Item, Result]):
     `concurrency` handlers run at once, and none begins sooner than `spacing_seconds` after the one before: what comes
     alone goes at once, and what comes in crowds goes in crowds. With `overlap_seconds`, one begins beside others only
     when the last of them began that long ago: a slow handler is helped, and behind one that is not slow items gather.
+    With `stretch`, one that begins alone waits until so many times the last one's duration is over since that began, at
+    most `overlap_seconds`: where a batch takes long because the machine is busy, the next one is larger, and an item
+    costs less; where it is quick, hardly anything waits.
 
     When a handler raises, each of its items' callers gets that exception; when it raises UnavailableError, so do all
     who wait behind it, for they have waited long enough for the same thing. A caller that is cancelled while its item
@@ -38,6 +41,7 @@ class Batcher(Generic[Item, Result]):
         weigh: Callable[[Item], int] = lambda _: 1,
         spacing_seconds: float = 0.0,
         overlap_seconds: float = 0.0,
+        stretch: float = 1.0,
         name: str = "",
     ) -> None:
         """Take `name` for the sizes of the batches to be counted under it."""
@@ -46,6 +50,8 @@ class Batcher(Generic[Item, Result]):
         self._weigh = weigh
         self._spacing_seconds = spacing_seconds
         self._overlap_seconds = max(overlap_seconds, spacing_seconds)
+        self._stretch = stretch
+        self._lasted_seconds = 0.0  # the last batch
         self._under_way = 0
         self._started_at = -self._overlap_seconds
         self._sizes = BATCH_SIZE.labels(name) if name else None
@@ -90,12 +96,15 @@ class Batcher(Generic[Item, Result]):
     async def _wait_for_turn(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            distance = self._overlap_seconds if self._under_way else self._spacing_seconds
+            distance = self._overlap_seconds if self._under_way else self._alone_seconds()
             wait_seconds = self._started_at + distance - loop.time()
             if wait_seconds <= 0:
                 self._started_at = loop.time()
                 return
             await asyncio.sleep(wait_seconds)
+
+    def _alone_seconds(self) -> float:
+        return max(self._spacing_seconds, min(self._stretch * self._lasted_seconds, self._overlap_seconds))
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -112,10 +121,12 @@ class Batcher(Generic[Item, Result]):
 
     async def _begin(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         self._under_way += 1
+        began = asyncio.get_running_loop().time()
         try:
             await self._handle(batch)
         finally:
             self._under_way -= 1
+            self._lasted_seconds = asyncio.get_running_loop().time() - began
 
     async def _handle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         if self._sizes:

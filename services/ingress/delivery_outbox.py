@@ -21,6 +21,7 @@ MAX_MESSAGES_PER_CALL: Final = 200
 CALLS_AT_ONCE: Final = 4
 CALL_SPACING_SECONDS: Final = 0.002
 CALL_OVERLAP_SECONDS: Final = 0.05
+CALL_STRETCH: Final = 1.5
 # Below the gateway's 5 s, so that the sender gets an answer of ours.
 CALL_SECONDS: Final = 4.0
 PART: Final = "Delivery"
@@ -50,6 +51,7 @@ class DeliveryOutbox:
             concurrency=CALLS_AT_ONCE,
             spacing_seconds=CALL_SPACING_SECONDS,
             overlap_seconds=CALL_OVERLAP_SECONDS,
+            stretch=CALL_STRETCH,
             name="submit",
         )
 

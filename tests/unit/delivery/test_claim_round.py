@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -95,3 +96,21 @@ def test_marks_both_attempts_when_the_carrier_that_may_have_it_is_no_longer_conf
     decision = claim_round().decide(DueMessage(message=MESSAGE, attempts=(tried,)))
 
     assert (decision.carrier, decision.possible_duplicate) == ("a", True)
+
+
+@pytest.mark.parametrize("available", ["abc", "ab", "a", "bc", "b", ""])
+@pytest.mark.parametrize("free", [{}, {"a": 1}, {"a": 0}])
+@pytest.mark.parametrize("routes", [[MAIN], [Route(name="sole", carriers={"a": 1})], [REST]])
+def test_what_is_decided_once_for_a_route_is_what_would_be_decided_for_each_message(
+    monkeypatch, available, free, routes
+):
+    given = {"available": available, "free": free, "routes": routes}
+    messages = [replace(MESSAGE, id=f"{MESSAGE.id[:-1]}{character}") for character in "0123456789"]
+    deciding = claim_round(**given)
+    decided = [deciding.decide(DueMessage(message=message)) for message in messages]
+
+    monkeypatch.setattr(ClaimRound, "_straight", lambda _round, _route: None)
+    deciding = claim_round(**given)
+    one_by_one = [deciding.decide(DueMessage(message=message)) for message in messages]
+
+    assert decided == one_by_one

@@ -269,6 +269,31 @@ async def test_a_slow_handler_does_not_hold_up_what_comes_meanwhile(handler):
     assert handler.batches == [[1], [2, 3]]
 
 
+async def test_behind_a_batch_that_took_long_a_larger_one_gathers(handler):
+    batcher = Batcher(handler, max_size=10, concurrency=5, overlap_seconds=60, stretch=10)
+    first = await submitted(batcher, 1)
+    await asyncio.sleep(0.05)
+    handler.may_answer.set()
+    await asyncio.gather(*first)
+
+    crowd = [task for item in (2, 3, 4) for task in await submitted(batcher, item)]
+    began_at_once = list(handler.batches)
+
+    assert await asyncio.gather(*crowd) == [4, 6, 8]
+    assert began_at_once == [[1]]
+    assert handler.batches == [[1], [2, 3, 4]]
+
+
+async def test_nothing_waits_behind_a_long_batch_for_longer_than_beside_it(handler):
+    batcher = Batcher(handler, max_size=10, overlap_seconds=0.01, stretch=1_000_000)
+    first = await submitted(batcher, 1)
+    await asyncio.sleep(0.05)
+    handler.may_answer.set()
+    await asyncio.gather(*first)
+
+    assert await asyncio.wait_for(batcher.submit(2), 10) == 4
+
+
 async def test_a_batch_is_full_when_its_items_weigh_enough(handler):
     batcher: Batcher[int, int] = Batcher(handler, max_size=10, weigh=lambda item: item)
     running = await submitted(batcher, 1)
