@@ -100,6 +100,7 @@ class Dispatcher:
         )
         self._wants_room = False  # the last claim may have left messages for which there was no room
         self._begins_at_once = False
+        self._queued: set[str] = set()  # routes where some had to wait, until a claim has found nothing more
         self._reserved = 0  # for messages that are being stored and may begin with that
 
     @property
@@ -139,6 +140,7 @@ class Dispatcher:
             self._give_back(beginnings)
         self._begin(added.started, lease_until)
         if added.waiting:
+            self._queued |= added.waiting
             self._on_room()
         return added.answers
 
@@ -152,7 +154,7 @@ class Dispatcher:
         wanted, limited = Counter(message.route for message in messages), self._monitor.limits(now)
         beginnings = {}
         for new in messages:
-            if wanted[new.route] <= shares.get(new.route, 0):
+            if wanted[new.route] <= shares.get(new.route, 0) and new.route not in self._queued:
                 decision = claim_round.decide(DueMessage(message=new))
                 if isinstance(decision, Begin) and decision.carrier not in limited:
                     beginnings[new.id] = Beginning(new, decision)
@@ -179,6 +181,8 @@ class Dispatcher:
         shares = claim_round.shares(self.room)
         done = await self._claim(shard, claim_round, shares) if shares else 0
         asked = sum(share.limit for share in shares)
+        if done < asked:
+            self._queued.clear()
         self._wants_room = self.room <= 0 or done >= asked or self._monitor.is_full()
         return tried + done
 

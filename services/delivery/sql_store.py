@@ -133,7 +133,8 @@ class SqlMessageStore:
             senders = await sql_senders.keep(connection, attempts, known=self._senders)
             firsts = await _first_messages(connection, known)
             answers = [_answer(message, known.get(message.id), firsts) for message in messages]
-            return Added(answers=answers, started=attempts, waiting=len(fresh) - len(started)), senders
+            waiting = frozenset(message.route for message in fresh if message.id not in started)
+            return Added(answers=answers, started=attempts, waiting=waiting), senders
 
         added, self._senders = await self._database.run_write(work)
         return added

@@ -123,11 +123,11 @@ class Beginning(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """What came of new messages: an answer to each, the attempts that have begun, and how many wait in the queue."""
+    """What came of new messages: an answer to each, the attempts that have begun, and the routes where some wait."""
 
     answers: Sequence[Accepted]
     started: Sequence[StartedAttempt]
-    waiting: int
+    waiting: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,7 +130,9 @@ class FakeStore:
         if self.is_down:
             raise UnavailableError("down")
         started = [] if self.is_busy else [begun(message, begin) for message, begin in beginnings.values()]
-        return Added(answers=[each.id for each in messages], started=started, waiting=len(messages) - len(started))
+        begun_ids = {attempt.message.id for attempt in started}
+        waiting = frozenset(each.route for each in messages if each.id not in begun_ids)
+        return Added(answers=[each.id for each in messages], started=started, waiting=waiting)
 
     async def claim(self, *, shard, now, lease_until, shares, decide, limits):
         limit = sum(share.limit for share in shares)
@@ -493,9 +495,28 @@ async def test_leaves_more_than_there_is_room_for_to_the_queue_which_says_what_g
     sending = opened(store, ScriptedCarrier(), clock=clock, max_in_flight=2)
 
     await sending.add([new(1), new(2), new(3)])
+    await sending.send_due(0)  # none is left: others have claimed them
     await sending.add([new(4), new(5)])
 
     assert store.beginnings == [[], [(new(4).id, "scripted"), (new(5).id, "scripted")]]
+    await sending.drain(5)
+
+
+async def test_holds_no_room_for_what_will_wait_until_a_claim_has_found_the_end_of_the_queue(clock):
+    store = FakeStore()
+    sending = opened(store, ScriptedCarrier(), clock=clock, max_in_flight=2)
+    store.is_busy = True
+    await sending.add([new(1)])
+    store.is_busy, store.due = False, [due(), due()]
+
+    await sending.add([new(2)])
+    await sending.send_due(0)  # as many as there is room for
+    await sending.add([new(3)])
+    await sending.drain(5)
+    await sending.send_due(0)
+    await sending.add([new(4)])
+
+    assert store.beginnings == [[(new(1).id, "scripted")], [], [], [(new(4).id, "scripted")]]
     await sending.drain(5)
 
 
