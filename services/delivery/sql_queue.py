@@ -52,12 +52,22 @@ _LOCK: Final = HotStatement(
 
 
 def _ends(engine: str) -> Select[Any]:
-    # A look at the end of each lane: a maximum of groups would read every row of lanes that may be very long.
+    # A look at the end of each lane: a maximum of groups would read every row of lanes that may be very long. All are
+    # written so that only the index of lanes, or of priorities, has their order. With an equality PostgreSQL takes any
+    # index of ranks, if the table has one lane and one priority, and reads all of it for one that is not there.
     lanes = listed(engine, "lanes", Text())
-    last = select(func.max(DUE.c.rank)).where(_QUEUE, DUE.c.lane == lanes.c.value)
+    last = (
+        select(DUE.c.rank)
+        .where(_QUEUE, DUE.c.lane.between(lanes.c.value, lanes.c.value))
+        .order_by(DUE.c.lane.desc(), DUE.c.rank.desc())
+        .limit(1)
+    )
     # They are the same beside each lane, and read once.
     lowest = [
-        select(func.min(DUE.c.rank)).where(_QUEUE, DUE.c.priority == level)
+        select(DUE.c.rank)
+        .where(_QUEUE, DUE.c.priority.between(level, level))
+        .order_by(DUE.c.priority, DUE.c.rank)
+        .limit(1)
         for level in sorted(fair_order.LEVEL.values())
     ]
     return select(lanes.c.value, last.scalar_subquery(), *(each.scalar_subquery() for each in lowest))
