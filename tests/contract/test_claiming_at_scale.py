@@ -20,15 +20,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from servicekit import ids, migrations
+from servicekit import migrations
 from servicekit.clock import to_milliseconds
 from servicekit.database import Database
-from servicekit.sms_text import Encoding
 from services.delivery import service
 from services.delivery.domain import Failure, FailureReason, NewMessage, Outcome, Status
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import FinishedAttempt, StartedAttempt
 from tests.fakes.postgres import new_database
+from tests.kit import messages
 from tests.kit.claims import ROUTE, claim
 from tests.kit.statements import watched
 
@@ -54,21 +54,7 @@ class Held:
 
 
 def new_message(created_at: datetime, integration_id: str = "wkh_1") -> NewMessage:
-    return NewMessage(
-        id=ids.new_id("msg", created_at, lambda bits: ids.secrets.randbits(bits) >> 5 << 5),
-        tenant_id="ten_a",
-        integration_id=integration_id,
-        to="+6581230000",
-        text="Order confirmed",
-        ref="",
-        callback="",
-        segments=1,
-        encoding=Encoding.GSM7,
-        created_at=created_at,
-        updated_at=created_at,
-        valid_until=created_at + timedelta(hours=4),
-        route=ROUTE,
-    )
+    return messages.new_message(created_at, integration_id=integration_id)
 
 
 def finished(attempt: StartedAttempt, at: datetime) -> FinishedAttempt:

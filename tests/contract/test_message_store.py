@@ -10,10 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from servicekit import ids, migrations
+from servicekit import migrations
 from servicekit.database import Database
 from servicekit.paging import PageRequest
-from servicekit.sms_text import Encoding
 from services.delivery import service
 from services.delivery.domain import (
     BatchPlace,
@@ -43,7 +42,7 @@ from services.delivery.store import (
     ResolveResult,
     StartedAttempt,
 )
-from tests.kit import claims
+from tests.kit import claims, messages
 from tests.kit.claims import ROUTE, begin
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
@@ -60,23 +59,7 @@ async def store(database_url) -> AsyncIterator[SqlMessageStore]:
 
 
 def new_message(**changes: object) -> NewMessage:
-    created_at = changes.get("created_at", NOW)
-    message = NewMessage(
-        id=ids.new_id("msg", created_at, lambda bits: ids.secrets.randbits(bits) >> 5 << 5),
-        tenant_id=TENANT,
-        integration_id="wkh_1",
-        to="+6581230000",
-        text="Order confirmed",
-        ref="4821",
-        callback="",
-        segments=1,
-        encoding=Encoding.GSM7,
-        created_at=NOW,
-        updated_at=NOW,
-        valid_until=NOW + timedelta(hours=4),
-        route=ROUTE,
-    )
-    return replace(message, **changes)
+    return messages.new_message(NOW, **({"ref": "4821"} | changes))
 
 
 def to_default(_message: Message) -> str:

@@ -7,24 +7,24 @@ import multiprocessing
 import os
 import random
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
-from servicekit import ids, migrations
+from servicekit import migrations
 from servicekit.clock import SystemClock
 from servicekit.database import Database
-from servicekit.ids import new_id
 from services.delivery import service
 from services.delivery.carrier_monitor import CarrierMonitor
 from services.delivery.carriers.base import Capability, Taken
 from services.delivery.carriers.registry import Carriers
 from services.delivery.dispatch import Dispatcher
-from services.delivery.domain import Encoding, NewMessage
+from services.delivery.domain import NewMessage
 from services.delivery.routing import CarrierRules
 from services.delivery.sql_carriers import SqlCarrierStore
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.worker import Worker
+from tests.kit import messages
 
 FULL = os.environ.get("TEXTWAY_FULL_FAULTS") == "1"
 PROCESSES = 4
@@ -66,22 +66,8 @@ class Idle:
 
 
 def new_message(segments: int) -> NewMessage:
-    now = datetime.now(UTC)
-    return NewMessage(
-        id=new_id("msg", now, lambda bits: ids.secrets.randbits(bits) >> 5 << 5),
-        tenant_id="ten_a",
-        integration_id="wkh_1",
-        to="+6581230000",
-        text="x" * segments,  # as many characters as segments, for the carrier to count
-        ref="",
-        callback="",
-        segments=segments,
-        encoding=Encoding.GSM7,
-        created_at=now,
-        updated_at=now,
-        valid_until=now + timedelta(hours=4),
-        route="default",
-    )
+    # As many characters as segments, for the carrier to count.
+    return messages.new_message(datetime.now(UTC), text="x" * segments, segments=segments)
 
 
 async def send_for(url: str, seconds: float) -> list[tuple[float, int]]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from servicekit import ids, migrations
+from servicekit import migrations
 from servicekit.database import Database
-from servicekit.sms_text import Encoding
 from services.delivery import service
 from services.delivery.domain import NewMessage, Outcome, Receipt, Status
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import FinishedAttempt
 from tests.faults.conftest import FULL, SEED
-from tests.kit import powercut
-from tests.kit.claims import ROUTE, claim
+from tests.kit import messages, powercut
+from tests.kit.claims import claim
 from tests.kit.powercut import Disk, Workload
 
 CUTS, ROUNDS = (100, 250) if FULL else (10, 50)
@@ -27,22 +25,7 @@ pytestmark = [pytest.mark.faults]
 
 
 def new_message(number: int) -> NewMessage:
-    message = NewMessage(
-        id=ids.new_id("msg", NOW, lambda bits: ids.secrets.randbits(bits) >> 5 << 5),
-        tenant_id="ten_a",
-        integration_id="wkh_1",
-        to="+6581230000",
-        text="Order confirmed. " * (number % 10 + 1),
-        ref=str(number),
-        callback="",
-        segments=1,
-        encoding=Encoding.GSM7,
-        created_at=NOW,
-        updated_at=NOW,
-        valid_until=NOW + timedelta(hours=4),
-        route=ROUTE,
-    )
-    return replace(message, text=message.text.strip())
+    return messages.new_message(NOW, text=("Order confirmed. " * (number % 10 + 1)).strip(), ref=str(number))
 
 
 async def work(store: SqlMessageStore) -> None:

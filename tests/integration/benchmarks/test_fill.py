@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import func, select
 
 from benchmarks import fill
-from servicekit import ids, migrations
+from servicekit import migrations
 from servicekit.database import Database
-from servicekit.sms_text import Encoding
 from services.delivery import service
 from services.delivery.domain import NewMessage, Outcome, Status
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import FinishedAttempt
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
-from tests.kit import claims
+from tests.kit import claims, messages
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 ORIGINALS = 5
@@ -39,21 +38,7 @@ async def leave_behind(url: str, *, finished: bool) -> None:
 
 
 def new_message(number: int) -> NewMessage:
-    return NewMessage(
-        id=ids.new_id("msg", NOW, lambda bits: ids.secrets.randbits(bits) >> 5 << 5),
-        tenant_id="ten_a",
-        integration_id="wkh_1",
-        to=f"+1415200{number:04d}",
-        text="Order confirmed",
-        ref="",
-        callback="",
-        segments=1,
-        encoding=Encoding.GSM7,
-        created_at=NOW,
-        updated_at=NOW,
-        valid_until=NOW + timedelta(hours=4),
-        route=claims.ROUTE,
-    )
+    return messages.new_message(NOW, to=f"+1415200{number:04d}")
 
 
 def outcome(attempt) -> FinishedAttempt:

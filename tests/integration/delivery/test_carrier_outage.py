@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from servicekit import ids, migrations
+from servicekit import migrations
 from servicekit.database import Database
 from servicekit.paging import PageRequest
 from services.delivery import service
@@ -17,10 +17,11 @@ from services.delivery.carrier_monitor import CarrierMonitor
 from services.delivery.carriers.base import Capability, Failure, FailureReason, Taken, TryLater
 from services.delivery.carriers.registry import Carriers
 from services.delivery.dispatch import Dispatcher
-from services.delivery.domain import Encoding, MessageFilter, NewMessage, Status
+from services.delivery.domain import MessageFilter, NewMessage, Status
 from services.delivery.routing import CarrierRules
 from services.delivery.sql_carriers import SqlCarrierStore
 from services.delivery.sql_store import SqlMessageStore
+from tests.kit import messages
 
 FULL = os.environ.get("TEXTWAY_FULL_FAULTS") == "1"
 START = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
@@ -64,21 +65,7 @@ async def database():
 
 
 def new_message() -> NewMessage:
-    return NewMessage(
-        id=ids.new_id("msg", START, lambda bits: ids.secrets.randbits(bits) >> 5 << 5),
-        tenant_id="ten_a",
-        integration_id="wkh_1",
-        to="+6581230000",
-        text="The server is down",
-        ref="",
-        callback="",
-        segments=1,
-        encoding=Encoding.GSM7,
-        created_at=START,
-        updated_at=START,
-        valid_until=START + timedelta(hours=4),
-        route="default",
-    )
+    return messages.new_message(START, text="The server is down")
 
 
 @pytest.mark.faults

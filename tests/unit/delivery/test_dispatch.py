@@ -37,6 +37,7 @@ from services.delivery.store import (
     Postpone,
     StartedAttempt,
 )
+from tests.kit import messages
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 MESSAGE = Message(
@@ -431,22 +432,7 @@ async def test_records_the_outcome_when_the_database_comes_back(clock):
 
 
 def new(number: int = 0, route: str = DEFAULT_ROUTE) -> NewMessage:
-    return NewMessage(
-        id=f"{MESSAGE.id[:-2]}{number}0",
-        tenant_id="ten_a",
-        integration_id="",
-        to="+6581230000",
-        text="hello",
-        ref="",
-        callback="",
-        segments=1,
-        encoding=Encoding.GSM7,
-        created_at=NOW,
-        updated_at=NOW,
-        valid_until=NOW + timedelta(hours=4),
-        tag=route,
-        route=route,
-    )
+    return messages.new_message(NOW, id=f"{MESSAGE.id[:-2]}{number}0", tag=route, route=route)
 
 
 def opened(store, *carriers, **given) -> Dispatcher:
