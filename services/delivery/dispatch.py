@@ -264,6 +264,7 @@ class Dispatcher:
             self._on_room()
 
     async def _send(self, attempt: StartedAttempt, *, probe: bool) -> None:
+        await asyncio.sleep(0)  # first whoever waits for the commit gets its answer
         await self._wait_for_slot(attempt)
         if probe or self._monitor.may_send(attempt.carrier):
             started = time.perf_counter()

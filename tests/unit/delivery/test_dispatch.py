@@ -454,6 +454,17 @@ async def test_sends_what_is_added_without_a_claim(clock):
     assert not woken
 
 
+async def test_lets_who_waits_for_the_commit_go_on_before_it_calls_the_carrier(clock):
+    store, carrier = FakeStore(), ScriptedCarrier()
+    sending = opened(store, carrier, clock=clock)
+
+    await asyncio.create_task(sending.add([new(1), new(2)]))
+    sent_by_then = list(carrier.sent)
+    await sending.drain(5)
+
+    assert (len(sent_by_then), len(carrier.sent)) == (0, 2)
+
+
 async def test_wakes_who_claims_when_something_waits(clock):
     store, carrier, woken = FakeStore(), ScriptedCarrier(), []
     store.is_busy = True
