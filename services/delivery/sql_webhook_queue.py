@@ -41,6 +41,8 @@ from services.delivery.webhook_tables import WEBHOOKS
 from services.delivery.webhooks import WebhookDelivery
 
 PROMOTED_AT_ONCE: Final = 500
+# Each of its calls may hold a place of its tenant's for 15 s, and one is enough to see that it is back.
+CALLS_TO_FAILING: Final = 1
 _LINES_AT_ONCE: Final = 10
 # The first half of the advisory locks that say whose tenant's webhooks are being claimed.
 _TENANT_LOCKS: Final = 0x7765_6268
@@ -80,6 +82,17 @@ class Limits:
     in_all: int  # by this claim
     per_endpoint: int
     per_tenant: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """An endpoint whose turn it is."""
+
+    tenant_id: str
+    is_failing: bool  # its last call has failed
+
+    def calls_at_once(self, limits: Limits) -> int:
+        return min(CALLS_TO_FAILING, limits.per_endpoint) if self.is_failing else limits.per_endpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +205,13 @@ async def take(connection: Connection, limits: Limits, now_ms: int) -> dict[str,
     chosen: dict[str, int] = {}
     served: list[str] = []
     without_turn: list[str] = []
-    for endpoint, tenant_id in turns.items():
+    for endpoint, turn in turns.items():
         line = heads.get(endpoint, [])
-        room_there = limits.per_endpoint - leased.get((tenant_id, endpoint), 0)
-        room = min(room_there, limits.per_tenant - by_tenant[tenant_id], limits.in_all - len(chosen))
+        room_there = turn.calls_at_once(limits) - leased.get((turn.tenant_id, endpoint), 0)
+        room = min(room_there, limits.per_tenant - by_tenant[turn.tenant_id], limits.in_all - len(chosen))
         taken = line[: max(0, room)]
         chosen.update((head.delivery_id, head.token) for head in taken)
-        by_tenant[tenant_id] += len(taken)
+        by_tenant[turn.tenant_id] += len(taken)
         if len(taken) == len(line) or len(taken) == max(0, room_there):
             # Nothing is left, or no room: its next turn comes with its next delivery, or with the next that ends.
             without_turn.append(endpoint)
@@ -313,8 +326,8 @@ async def remove_idle_endpoints(connection: Connection, before_ms: int, limit: i
         await connection.execute(delete(ENDPOINTS).where(ENDPOINTS.c.endpoint.in_(names)))
 
 
-async def _turns(connection: Connection, limits: Limits, now_ms: int) -> dict[str, str]:
-    """Return the tenants of the endpoints whose turn it is, in turn, locked."""
+async def _turns(connection: Connection, limits: Limits, now_ms: int) -> dict[str, _Turn]:
+    """Return the endpoints whose turn it is, in turn, locked."""
     full = (
         select(DUE.c.tenant_id)
         .where(DUE.c.leased_at_ms.is_not(None), DUE.c.due_at_ms > now_ms)
@@ -322,17 +335,17 @@ async def _turns(connection: Connection, limits: Limits, now_ms: int) -> dict[st
         .having(func.count() >= limits.per_tenant)
     )
     found = await connection.execute(
-        select(ENDPOINTS.c.endpoint, ENDPOINTS.c.tenant_id)
+        select(ENDPOINTS.c.endpoint, ENDPOINTS.c.tenant_id, ENDPOINTS.c.failing_since_ms)
         .where(ENDPOINTS.c.turn_at_ms.is_not(None), ENDPOINTS.c.tenant_id.not_in(full))
         .order_by(ENDPOINTS.c.turn_at_ms, ENDPOINTS.c.endpoint)
         .limit(limits.in_all)
         .with_for_update(skip_locked=True)
     )
-    turns = {row.endpoint: row.tenant_id for row in found}
+    turns = {row.endpoint: _Turn(tenant_id=row.tenant_id, is_failing=row.failing_since_ms is not None) for row in found}
     if turns and connection.dialect.name == "postgresql":
         # Two claims at once would each find the other's room. A tenant that is being claimed for is passed over.
-        ours = await _lock_tenants(connection, set(turns.values()))
-        return {endpoint: tenant_id for endpoint, tenant_id in turns.items() if tenant_id in ours}
+        ours = await _lock_tenants(connection, {turn.tenant_id for turn in turns.values()})
+        return {endpoint: turn for endpoint, turn in turns.items() if turn.tenant_id in ours}
     return turns
 
 

@@ -73,10 +73,10 @@ class WebhookStore(Protocol):
         """Take at most `limit` due deliveries, fairly, and begin their attempts.
 
         No two callers get the same delivery before `lease_until`, and never are more than `per_endpoint` leased of one
-        endpoint or `per_tenant` of one tenant, whatever process or machine the callers are on. Endpoints take turns in
-        the order in which they became ready, each with its oldest delivery first; so a new one waits for one turn of
-        each of the others, however much those have waiting. The attempts are committed as started. One that was cut
-        off is closed as such.
+        endpoint or `per_tenant` of one tenant, whatever process or machine the callers are on; of one whose last call
+        has failed, one. Endpoints take turns in the order in which they became ready, each with its oldest delivery
+        first; so a new one waits for one turn of each of the others, however much those have waiting. The attempts are
+        committed as started. One that was cut off is closed as such.
         """
 
     async def fill_lines(self, now: datetime) -> bool:

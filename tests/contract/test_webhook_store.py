@@ -308,7 +308,7 @@ async def test_leases_no_more_of_an_endpoint_than_it_may_have(store):
 
     assert len(first) == 4
     assert await claim(store) == []
-    await store.finish([finished(first[0]), failed(first[1])])
+    await store.finish([failed(first[0]), finished(first[1])])
     assert len(await claim(store)) == 2
     assert await claim(store) == []
 
@@ -324,6 +324,31 @@ async def test_leases_no_more_of_a_tenant_than_it_may_have(store):
     assert owners_of(first + second)["wkh_other"] == 1
     await store.finish([finished(each) for each in first if each.delivery.tenant_id == TENANT][:7])
     assert len(await claim(store) + await claim(store)) == 7
+
+
+async def test_leases_one_at_a_time_of_an_endpoint_that_fails_until_a_call_succeeds(store):
+    await store.add([new_delivery() for _ in range(14)])
+
+    await store.finish([failed(each) for each in await claim(store)])
+    tried = await claim(store)
+    assert len(tried) == 1
+    assert await claim(store) == []
+    await store.finish([failed(tried[0])])
+    tried = await claim(store)
+    await store.finish([finished(tried[0])])
+
+    assert len(await claim(store)) == 4
+
+
+async def test_leaves_a_healthy_endpoint_its_place_beside_many_that_hang(store):
+    hanging = [f"wkh_hangs_{number}" for number in range(5)]
+    await store.add([new_delivery(name) for name in hanging for _ in range(10)])
+    await store.finish([failed(each) for each in await claim(store)])
+
+    await claim(store)  # of these, none ends
+    await store.add([new_delivery("wkh_healthy") for _ in range(4)])
+
+    assert owners_of(await claim(store)) == {"wkh_healthy": 4}
 
 
 async def test_sends_an_endpoints_deliveries_in_the_order_in_which_they_came(store):
