@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import select, update
 
-from servicekit.clock import from_microseconds, from_milliseconds, to_milliseconds
+from servicekit.clock import from_milliseconds, to_milliseconds
 from servicekit.connection import Connection
 from servicekit.database import Database
-from servicekit.hot_statements import inserting
-from servicekit.ids import new_id
 from servicekit.paging import PageRequest
 from services.delivery import (
     rows,
-    sql_carriers,
+    sql_accepting,
+    sql_interventions,
     sql_keys,
     sql_ledger,
+    sql_messages,
     sql_opt_outs,
     sql_overdue,
+    sql_pacing,
     sql_parked_receipts,
     sql_queue,
     sql_receipts,
@@ -29,7 +30,6 @@ from services.delivery import (
     sql_webhook_queue,
 )
 from services.delivery.domain import (
-    TERMINAL,
     Accepted,
     Failure,
     FailureReason,
@@ -38,19 +38,14 @@ from services.delivery.domain import (
     Message,
     MessageFilter,
     NewMessage,
-    OnUnknown,
     Receipt,
     Resolution,
     Status,
-    shard_of,
 )
-from services.delivery.fair_order import lane_of
-from services.delivery.pacing import Limits, Slots, Wish, find_slots, lines_of
-from services.delivery.sql_keys import Repeat
+from services.delivery.pacing import Limits
 from services.delivery.sql_opt_outs import Refused
-from services.delivery.sql_queue import Entry, Lease
 from services.delivery.sql_senders import Sender
-from services.delivery.sql_statements import DELETE_DUE, UPDATE_DUE, UPDATE_MESSAGE, at, newest_first, shards_of
+from services.delivery.sql_statements import UPDATE_DUE, at
 from services.delivery.store import (
     Added,
     Begin,
@@ -62,19 +57,16 @@ from services.delivery.store import (
     Finish,
     FinishedAttempt,
     Leave,
-    Postpone,
     ReceiptResult,
     ResolveResult,
     Share,
     StartedAttempt,
 )
-from services.delivery.tables import ATTEMPTS, DUE, MESSAGES, PARTS, RECEIPTS, REPLIES
+from services.delivery.tables import DUE, MESSAGES
 from services.delivery.webhooks import WebhookDelivery
 
 Result = TypeVar("Result")
 Announce = Callable[[Message], Sequence[WebhookDelivery]]
-
-_ADD: Final = inserting(MESSAGES)
 
 
 class SqlMessageStore:
@@ -119,30 +111,12 @@ class SqlMessageStore:
         now_ms, lease_until_ms = to_milliseconds(now), to_milliseconds(lease_until)
 
         async def work(connection: Connection) -> tuple[Added, frozenset[Sender]]:
-            known = await self._repeats(connection, messages)
-            fresh = [message for message in messages if _is_stored(message, known.get(message.id))]
-            entries = [_queue_entry(message) for message in fresh]
-            queues = await sql_queue.look(connection, entries)
-            free = [it for e in entries if queues[e.queue].is_empty and (it := beginnings.get(e.message_id))]
-            started = {attempt.message.id: attempt for attempt in await _first_attempts(connection, free)}
-            leases = {id_: Lease(attempt.token, lease_until_ms) for id_, attempt in started.items()}
-            await _ADD.each(connection, [rows.new_message(each, started.get(each.id), now_ms) for each in fresh])
-            await sql_queue.enter(connection, entries, queues, leases)
-            attempts = list(started.values())
-            await sql_ledger.open_attempts(connection, attempts, now_ms)
-            senders = await sql_senders.keep(connection, attempts, known=self._senders)
-            firsts = await _first_messages(connection, known)
-            answers = [_answer(message, known.get(message.id), firsts) for message in messages]
-            waiting = frozenset(message.route for message in fresh if message.id not in started)
-            return Added(answers=answers, started=attempts, waiting=waiting), senders
+            return await sql_accepting.add_and_begin(
+                connection, messages, beginnings, now_ms=now_ms, lease_until_ms=lease_until_ms, senders=self._senders
+            )
 
         added, self._senders = await self._database.run_write(work)
         return added
-
-    async def _repeats(self, connection: Connection, messages: Sequence[NewMessage]) -> dict[str, Repeat]:
-        if not any(message.idempotency or message.dedupe for message in messages):
-            return {}
-        return await sql_keys.repeats(connection, messages, to_milliseconds(messages[-1].created_at))
 
     async def claim(
         self,
@@ -165,12 +139,13 @@ class SqlMessageStore:
             if not tokens:
                 return (Claimed(started=()), self._senders), False
             due = await sql_ledger.due_messages(connection, shard, list(tokens))
-            plan = await sql_opt_outs.suppress(connection, [(entry, decide(entry)) for entry in due])
-            slots = await _find_slots(connection, plan, limits, now_ms)
-            plan = [(entry, _decided(entry, decision, slots)) for entry, decision in plan]
+            wanted = await sql_opt_outs.suppress(connection, [(entry, decide(entry)) for entry in due])
+            plan, go_at, full_until = await sql_pacing.paced(connection, wanted, limits, now_ms)
             await sql_ledger.close_lost(connection, [entry for entry, it in plan if not isinstance(it, Leave)], now_ms)
             started = [
-                _started(entry.message, it, token=tokens[entry.message.id] + 1, slots=slots)
+                StartedAttempt.of(
+                    entry.message, it, token=tokens[entry.message.id] + 1, not_before=go_at[entry.message.id]
+                )
                 for entry, it in plan
                 if isinstance(it, Begin)
             ]
@@ -178,7 +153,6 @@ class SqlMessageStore:
             settled = await sql_ledger.settle_without_attempt(connection, plan, now_ms)
             has_told = await self._tell(connection, _ended(plan, now))
             senders = await sql_senders.keep(connection, started, known=self._senders)
-            full_until = {name: from_microseconds(until) for name, until in slots.full_until_us.items()}
             claimed = Claimed(started=tuple(started), settled=settled, full_until=full_until)
             return (claimed, senders), has_told
 
@@ -289,7 +263,7 @@ class SqlMessageStore:
 
         async def work(connection: Connection) -> tuple[tuple[list[ReceiptResult], list[Message]], bool]:
             results, moved_ids = await sql_receipts.take_in(connection, receipts)
-            moved = await _messages(connection, moved_ids)
+            moved = await sql_messages.several(connection, moved_ids)
             return (results, moved), await self._tell(connection, moved)
 
         results, moved = await self._write(work)
@@ -310,7 +284,7 @@ class SqlMessageStore:
 
         async def work(connection: Connection) -> tuple[tuple[int, list[Message]], bool]:
             results, moved_ids = await sql_receipts.take_in(connection, parked)
-            moved = await _messages(connection, moved_ids)
+            moved = await sql_messages.several(connection, moved_ids)
             has_told = await self._tell(connection, moved)
             settled = [each for each, result in zip(parked, results, strict=True) if result is not ReceiptResult.PARKED]
             await sql_parked_receipts.remove(connection, settled)
@@ -346,45 +320,17 @@ class SqlMessageStore:
     async def get(self, tenant_id: str, message_id: str) -> Message | None:
         """Read one row by its whole key and its owner."""
         async with self._database.read() as connection:
-            return await _message(connection, tenant_id, message_id)
+            return await sql_messages.one(connection, tenant_id, message_id)
 
     async def history(self, tenant_id: str, message_id: str) -> History | None:
         """Read the message and all that hangs on it, in one snapshot."""
         async with self._database.read() as connection:
-            message = await _message(connection, tenant_id, message_id)
-            if message is None:
-                return None
-            shard = shard_of(message_id)
-            attempts = await connection.execute(
-                select(ATTEMPTS)
-                .where(ATTEMPTS.c.shard == shard, ATTEMPTS.c.message_id == message_id)
-                .order_by(ATTEMPTS.c.number)
-            )
-            receipts = await connection.execute(
-                select(RECEIPTS)
-                .where(RECEIPTS.c.shard == shard, RECEIPTS.c.message_id == message_id)
-                .order_by(RECEIPTS.c.received_at_ms, RECEIPTS.c.attempt, RECEIPTS.c.part)
-            )
-            counted = await connection.execute(
-                select(PARTS.c.attempt, func.count().label("parts"))
-                .where(PARTS.c.shard == shard, PARTS.c.message_id == message_id)
-                .group_by(PARTS.c.attempt)
-            )
-            parts = {row.attempt: row.parts for row in counted}
-            replies = await connection.execute(select(REPLIES).where(REPLIES.c.message_id == message_id))
-            return History(
-                message=message,
-                attempts=tuple(rows.attempt(row) for row in attempts),
-                receipts=tuple(rows.receipt(row, parts.get(row.attempt, 0)) for row in receipts),
-                replies=tuple(rows.reply(row) for row in replies),
-            )
+            return await sql_messages.history(connection, tenant_id, message_id)
 
     async def list_messages(self, tenant_id: str, wanted: MessageFilter, page: PageRequest) -> list[Message]:
         """Read one page by its key, never by an offset."""
-        query = select(MESSAGES).where(MESSAGES.c.tenant_id == tenant_id, *_conditions(wanted))
-        query = newest_first(query, MESSAGES.c.created_at_ms, MESSAGES.c.id, page)
         async with self._database.read() as connection:
-            return [rows.message(row) for row in await connection.execute(query)]
+            return await sql_messages.page_of(connection, tenant_id, wanted, page)
 
     async def resolve(
         self,
@@ -400,49 +346,24 @@ class SqlMessageStore:
         now_ms = to_milliseconds(now)
 
         async def work(connection: Connection) -> tuple[ResolveResult, bool]:
-            await sql_queue.lock(connection, [message_id])
-            message = await _message(connection, tenant_id, message_id, for_update=True)
-            if message is None:
-                return ResolveResult.NOT_FOUND, False
-            if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
-                return (ResolveResult.MISMATCH if repeat.mismatch else ResolveResult.REPLAYED), False
-            if message.status is not Status.UNKNOWN:
-                return ResolveResult.NOT_HELD, False
-            changes: dict[str, object] = {"status": _STATUS_RESOLVED[resolution].value, "updated_at_ms": now_ms}
-            if resolution is Resolution.SENT:
-                changes |= {"sent_at_ms": now_ms, **rows.failure_columns(None)}
-            if resolution is Resolution.RESEND:
-                # The operator has decided: from now on this one message is to be sent, whatever the policy was.
-                changes |= {"on_unknown": OnUnknown.RESEND.value}
-                lane = lane_of(message.integration_id or message.tenant_id, message.priority)
-                entries = [Entry(message_id, queue_of(message), lane, now_ms)]
-                await sql_queue.enter(connection, entries, await sql_queue.look(connection, entries))
-            await connection.execute(UPDATE_MESSAGE.values(**changes), [at(message_id)])
-            has_told = await self._tell(connection, await _messages(connection, [message_id]))
-            if idempotency:
-                await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
-            return ResolveResult.RESOLVED, has_told
+            result = await sql_interventions.resolve(
+                connection,
+                tenant_id,
+                message_id,
+                resolution,
+                now_ms=now_ms,
+                idempotency=idempotency,
+                queue_of=queue_of,
+            )
+            moved = [message_id] if result is ResolveResult.RESOLVED else []
+            return result, await self._tell(connection, await sql_messages.several(connection, moved))
 
         return await self._write(work)
 
     async def remove_finished(self, shard: int, before: datetime, limit: int) -> int:
-        """Walk the primary key, whose ids sort by time, and delete what hangs on a message before the message."""
-        ended = [status.value for status in (*TERMINAL, Status.SENT, Status.UNKNOWN)]
+        """Walk the primary key, and delete what hangs on a message before the message."""
         async with self._database.write() as connection:
-            found = await connection.scalars(
-                select(MESSAGES.c.id)
-                .where(MESSAGES.c.shard == shard, MESSAGES.c.id < new_id("msg", before), MESSAGES.c.status.in_(ended))
-                .order_by(MESSAGES.c.id)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-            ids = found.all()
-            if ids:
-                for table in (ATTEMPTS, PARTS, RECEIPTS):
-                    await connection.execute(delete(table).where(table.c.shard == shard, table.c.message_id.in_(ids)))
-                await connection.execute(delete(REPLIES).where(REPLIES.c.message_id.in_(ids)))
-                await connection.execute(delete(MESSAGES).where(MESSAGES.c.shard == shard, MESSAGES.c.id.in_(ids)))
-            return len(ids)
+            return await sql_messages.remove_finished(connection, shard, before, limit)
 
     async def remove_expired_keys(self, now: datetime, limit: int) -> int:
         """Walk the index by expiry."""
@@ -455,61 +376,7 @@ class SqlMessageStore:
         """Cancel under the same lock that a claim takes."""
         now_ms = to_milliseconds(now)
         async with self._database.write() as connection:
-            await sql_queue.lock(connection, [message_id])
-            message = await _message(connection, tenant_id, message_id, for_update=True)
-            if message is None:
-                return CancelResult.NOT_FOUND
-            if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
-                return CancelResult.MISMATCH if repeat.mismatch else CancelResult.REPLAYED
-            if message.status is not Status.QUEUED or message.attempts:
-                return CancelResult.BEGUN
-            await connection.execute(
-                UPDATE_MESSAGE.values(status=Status.CANCELED.value, updated_at_ms=now_ms),
-                [at(message_id)],
-            )
-            await connection.execute(DELETE_DUE, [at(message_id)])
-            if idempotency:
-                await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
-            return CancelResult.CANCELED
-
-
-_STATUS_RESOLVED: Final = {
-    Resolution.SENT: Status.SENT,
-    Resolution.FAILED: Status.FAILED,
-    Resolution.RESEND: Status.QUEUED,
-}
-
-
-def _is_stored(message: NewMessage, repeat: Repeat | None) -> bool:
-    if repeat is None:
-        return True
-    return not repeat.replayed and message.dedupe is not None and not message.dedupe.suppresses
-
-
-async def _first_attempts(connection: Connection, free: Sequence[Beginning]) -> list[StartedAttempt]:
-    """Return the first attempts of new messages, those left out whose recipients have opted out."""
-    plan = await sql_opt_outs.suppress(connection, [(DueMessage(message=message), begin) for message, begin in free])
-    return [_started(entry.message, it, token=1) for entry, it in plan if isinstance(it, Begin)]
-
-
-def _started(message: Message, begin: Begin, *, token: int, slots: Slots | None = None) -> StartedAttempt:
-    return StartedAttempt(
-        message=message,
-        number=message.attempts + 1,
-        carrier=begin.carrier,
-        sender=begin.sender,
-        token=token,
-        possible_duplicate=begin.possible_duplicate,
-        why=begin.why,
-        not_before=from_microseconds(slots.go_at_us[message.id]) if slots else None,
-        others=begin.others,
-        fresh_others=begin.fresh_others,
-    )
-
-
-def _queue_entry(message: NewMessage) -> Entry:
-    lane = lane_of(message.integration_id or message.tenant_id, message.priority)
-    return Entry(message.id, message.route, lane, to_milliseconds(message.created_at))
+            return await sql_interventions.cancel(connection, tenant_id, message_id, now_ms, idempotency)
 
 
 def _ended(plan: Sequence[tuple[DueMessage, Decision]], now: datetime) -> list[Message]:
@@ -530,98 +397,3 @@ def _opted_out(attempts: Sequence[FinishedAttempt]) -> list[Refused]:
 
 def _expiry(message: Message) -> Finish:
     return Finish(status=Status.EXPIRED, failure=message.failure or Failure(reason=FailureReason.EXPIRED))
-
-
-async def _find_slots(
-    connection: Connection, plan: Sequence[tuple[DueMessage, Decision]], limits: Mapping[str, Limits], now_ms: int
-) -> Slots:
-    wishes = [
-        Wish(entry.message.id, decision.carrier, decision.sender, entry.message.segments)
-        for entry, decision in plan
-        if isinstance(decision, Begin)
-    ]
-    lines = lines_of(wishes, limits)
-    before = await sql_carriers.lock_lines(connection, sorted(lines)) if lines else {}
-    slots = find_slots(wishes, limits, before, now_ms * 1000)
-    await sql_carriers.move_lines(connection, before, list(slots.lines.items()))
-    return slots
-
-
-def _decided(entry: DueMessage, decision: Decision, slots: Slots) -> Decision:
-    message_id = entry.message.id
-    if not isinstance(decision, Begin) or message_id in slots.go_at_us:
-        return decision
-    if message_id in slots.put_off_until_us:
-        return Postpone(until=from_microseconds(slots.put_off_until_us[message_id]))
-    return Leave()
-
-
-async def _first_messages(connection: Connection, known: Mapping[str, Repeat]) -> dict[str, Message]:
-    ids = {repeat.first_id for repeat in known.values()}
-    if not ids:
-        return {}
-    found = await connection.execute(
-        select(MESSAGES).where(MESSAGES.c.shard.in_(shards_of(ids)), MESSAGES.c.id.in_(ids))
-    )
-    return {row.id: rows.message(row) for row in found}
-
-
-def _answer(message: NewMessage, repeat: Repeat | None, firsts: Mapping[str, Message]) -> Accepted:
-    if repeat is None or _is_stored(message, repeat):
-        return Accepted(
-            message_id=message.id,
-            to=message.to,
-            text=message.text,
-            ref=message.ref,
-            created_at=message.created_at,
-            duplicate=repeat is not None,
-        )
-    # A first message that retention has removed meanwhile is answered in the words of its repeat.
-    first = firsts.get(repeat.first_id)
-    return Accepted(
-        message_id=repeat.first_id,
-        to=first.to if first else message.to,
-        text=first.text if first else message.text,
-        ref=first.ref if first else message.ref,
-        created_at=first.created_at if first else message.created_at,
-        replayed=repeat.replayed,
-        duplicate=repeat.duplicate,
-        mismatch=repeat.mismatch,
-        batch_id=repeat.batch_id,
-    )
-
-
-async def _messages(connection: Connection, message_ids: Sequence[str]) -> list[Message]:
-    if not message_ids:
-        return []
-    found = await connection.execute(
-        select(MESSAGES).where(MESSAGES.c.shard.in_(shards_of(message_ids)), MESSAGES.c.id.in_(message_ids))
-    )
-    return [rows.message(row) for row in found]
-
-
-async def _message(
-    connection: Connection, tenant_id: str, message_id: str, *, for_update: bool = False
-) -> Message | None:
-    query = select(MESSAGES).where(
-        MESSAGES.c.shard == shard_of(message_id), MESSAGES.c.id == message_id, MESSAGES.c.tenant_id == tenant_id
-    )
-    row = (await connection.execute(query.with_for_update() if for_update else query)).first()
-    return None if row is None else rows.message(row)
-
-
-def _conditions(wanted: MessageFilter) -> list[Any]:
-    conditions: list[Any] = []
-    if wanted.status is not None:
-        conditions.append(MESSAGES.c.status == wanted.status.value)
-    if wanted.ref is not None:
-        conditions.append(MESSAGES.c.ref == wanted.ref)
-    if wanted.to is not None:
-        conditions.append(MESSAGES.c.recipient == wanted.to)
-    if wanted.integration_id is not None:
-        conditions.append(MESSAGES.c.integration_id == wanted.integration_id)
-    if wanted.created_after is not None:
-        conditions.append(MESSAGES.c.created_at_ms >= to_milliseconds(wanted.created_after))
-    if wanted.created_before is not None:
-        conditions.append(MESSAGES.c.created_at_ms < to_milliseconds(wanted.created_before))
-    return conditions

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from servicekit.paging import PageRequest
 from services.delivery.domain import (
@@ -103,6 +103,22 @@ class StartedAttempt:
     not_before: datetime | None = None  # when its slot comes; None for at once
     others: bool = False  # as `Begin` has them
     fresh_others: bool = False
+
+    @classmethod
+    def of(cls, message: Message, begin: Begin, *, token: int, not_before: datetime | None = None) -> Self:
+        """Return a message's next attempt, as it was decided."""
+        return cls(
+            message=message,
+            number=message.attempts + 1,
+            carrier=begin.carrier,
+            sender=begin.sender,
+            token=token,
+            possible_duplicate=begin.possible_duplicate,
+            why=begin.why,
+            not_before=not_before,
+            others=begin.others,
+            fresh_others=begin.fresh_others,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,20 +88,6 @@ class ScriptedCarrier:
         return self.answer
 
 
-def begun(message: Message, begin: Begin, not_before: datetime | None = None) -> StartedAttempt:
-    return StartedAttempt(
-        message=message,
-        number=message.attempts + 1,
-        carrier=begin.carrier,
-        sender=begin.sender,
-        token=1,
-        possible_duplicate=begin.possible_duplicate,
-        others=begin.others,
-        fresh_others=begin.fresh_others,
-        not_before=not_before,
-    )
-
-
 class FakeStore:
     """Hands out one batch of due messages, and keeps what is decided and recorded."""
 
@@ -130,7 +116,8 @@ class FakeStore:
             await self.adding.wait()
         if self.is_down:
             raise UnavailableError("down")
-        started = [] if self.is_busy else [begun(message, begin) for message, begin in beginnings.values()]
+        free = [] if self.is_busy else beginnings.values()
+        started = [StartedAttempt.of(message, begin, token=1) for message, begin in free]
         begun_ids = {attempt.message.id for attempt in started}
         waiting = frozenset(each.route for each in messages if each.id not in begun_ids)
         return Added(answers=[each.id for each in messages], started=started, waiting=waiting)
@@ -143,7 +130,7 @@ class FakeStore:
             decision = decide(entry)
             self.decisions.append(decision)
             if isinstance(decision, Begin):
-                started.append(begun(entry.message, decision, not_before=self.slot))
+                started.append(StartedAttempt.of(entry.message, decision, token=1, not_before=self.slot))
         return Claimed(started=tuple(started))
 
     async def finish(self, attempts):

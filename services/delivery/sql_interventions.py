@@ -1,0 +1,76 @@
+"""What a person decides about a message, in SQL: it is not to go, or what became of it when nobody else knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from servicekit.connection import Connection
+from services.delivery import rows, sql_keys, sql_messages, sql_queue
+from services.delivery.domain import IdempotencyKey, Message, OnUnknown, Resolution, Status
+from services.delivery.fair_order import lane_of
+from services.delivery.sql_queue import Entry
+from services.delivery.sql_statements import DELETE_DUE, UPDATE_MESSAGE, at
+from services.delivery.store import CancelResult, ResolveResult
+
+_RESOLVED: Final = {
+    Resolution.SENT: Status.SENT,
+    Resolution.FAILED: Status.FAILED,
+    Resolution.RESEND: Status.QUEUED,
+}
+
+
+async def cancel(
+    connection: Connection, tenant_id: str, message_id: str, now_ms: int, idempotency: IdempotencyKey | None
+) -> CancelResult:
+    """Cancel a message that no attempt has begun for, under the lock that a claim takes too."""
+    await sql_queue.lock(connection, [message_id])
+    message = await sql_messages.one(connection, tenant_id, message_id, for_update=True)
+    if message is None:
+        return CancelResult.NOT_FOUND
+    if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
+        return CancelResult.MISMATCH if repeat.mismatch else CancelResult.REPLAYED
+    if message.status is not Status.QUEUED or message.attempts:
+        return CancelResult.BEGUN
+    await connection.execute(
+        UPDATE_MESSAGE.values(status=Status.CANCELED.value, updated_at_ms=now_ms),
+        [at(message_id)],
+    )
+    await connection.execute(DELETE_DUE, [at(message_id)])
+    if idempotency:
+        await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
+    return CancelResult.CANCELED
+
+
+async def resolve(
+    connection: Connection,
+    tenant_id: str,
+    message_id: str,
+    resolution: Resolution,
+    *,
+    now_ms: int,
+    idempotency: IdempotencyKey | None,
+    queue_of: Callable[[Message], str],
+) -> ResolveResult:
+    """Settle or requeue a held message, under its lock. `queue_of` names the queue that it goes back to."""
+    await sql_queue.lock(connection, [message_id])
+    message = await sql_messages.one(connection, tenant_id, message_id, for_update=True)
+    if message is None:
+        return ResolveResult.NOT_FOUND
+    if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
+        return ResolveResult.MISMATCH if repeat.mismatch else ResolveResult.REPLAYED
+    if message.status is not Status.UNKNOWN:
+        return ResolveResult.NOT_HELD
+    changes: dict[str, object] = {"status": _RESOLVED[resolution].value, "updated_at_ms": now_ms}
+    if resolution is Resolution.SENT:
+        changes |= {"sent_at_ms": now_ms, **rows.failure_columns(None)}
+    if resolution is Resolution.RESEND:
+        # The operator has decided: from now on this one message is to be sent, whatever the policy was.
+        changes |= {"on_unknown": OnUnknown.RESEND.value}
+        lane = lane_of(message.integration_id or message.tenant_id, message.priority)
+        entries = [Entry(message_id, queue_of(message), lane, now_ms)]
+        await sql_queue.enter(connection, entries, await sql_queue.look(connection, entries))
+    await connection.execute(UPDATE_MESSAGE.values(**changes), [at(message_id)])
+    if idempotency:
+        await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
+    return ResolveResult.RESOLVED
