@@ -9,16 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from benchmarks import databases, fill, peers, processes, product
 from benchmarks.peers import Sink
 from benchmarks.processes import Usage
-from benchmarks.stage import OURS, Stage
+from benchmarks.stage import OURS, Measured, Stage
 from tests.fakes.postgres import PostgresServer
 
 CONNECTIONS: Final = 64
 WARM_UP_SECONDS: Final = 2.0
+# What a load of so many seconds leaves is copied to fill a database.
+COPIED_SECONDS: Final = 15.0
 # Carriers that were away are tried again at growing intervals.
 CARRIER_BACK_WITHIN_SECONDS: Final = 180.0
 _IDLE_AFTER_SECONDS: Final = 5.0
@@ -54,9 +57,15 @@ class Bench:
     """Where a long run takes place: a folder and databases that outlive a product, and a carrier."""
 
     folder: Path
+    engine: str
+    server: PostgresServer | str | None
     database: databases.Databases
     sink: Sink
     say: Callable[[str], None]
+
+    def another(self) -> contextlib.AbstractContextManager[Bench]:
+        """Have a place like this one meanwhile, with empty databases and a carrier of its own."""
+        return bench(self.folder.parent, self.engine, self.server, self.say)
 
     @contextlib.contextmanager
     def product(self) -> Iterator[Stage]:
@@ -80,7 +89,7 @@ def bench(
     own = Path(tempfile.mkdtemp(prefix=f"{engine}-", dir=folder))
     try:
         with databases.fresh(engine, server) as database, peers.running_sink() as sink:
-            yield Bench(folder=own, database=database, sink=sink, say=say)
+            yield Bench(folder=own, engine=engine, server=server, database=database, sink=sink, say=say)
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
@@ -158,27 +167,42 @@ def backlog(here: Bench, messages: int = 200_000, seconds: float = 10.0) -> list
     ]
 
 
-def aged(here: Bench, messages: int = 1_000_000, seconds: float = 15.0) -> list[Finding]:
-    """Deliver beside a million finished messages."""
+def aged(here: Bench, messages: int = 1_000_000, seconds: float = 5.0, turns: int = 8) -> list[Finding]:
+    """Deliver beside a million finished messages, in turn with a product on an empty database.
+
+    A machine's speed changes within minutes, so that one load each would compare its moods.
+    """
     with here.product() as stage:
-        stage.warm_up(WARM_UP_SECONDS)
-        young = stage.measure(stage.load(connections=CONNECTIONS, seconds=seconds))
-    here.say(f"empty: delivered {young.delivered_per_second:,.0f}/s")
+        stage.warm_up(COPIED_SECONDS)
     finished = fill.finished(here.delivery_url, messages)
     here.say(f"{finished:,} finished messages")
-    with here.product() as stage:
-        stage.warm_up(WARM_UP_SECONDS)
-        old = stage.measure(stage.load(connections=CONNECTIONS, seconds=seconds))
-    ratio = old.delivered_per_second / young.delivered_per_second
-    cpu = old.cpu_us_of_ours / young.cpu_us_of_ours
+    with here.another() as elsewhere, here.product() as full, elsewhere.product() as empty:
+        for stage in (full, empty):
+            stage.warm_up(WARM_UP_SECONDS)
+        pairs = [_both(full, empty, seconds, full_first=turn % 2 == 0) for turn in range(turns)]
     return [
         Finding(name="finished messages", value=finished),
-        Finding(name="delivered/s, empty", value=young.delivered_per_second),
-        Finding(name="delivered/s, full", value=old.delivered_per_second),
-        Finding(name="full : empty", value=ratio, at_least=0.9),
-        Finding(name="CPU a message, full : empty", value=cpu),
-        Finding(name="CPU of others, cores", value=max(young.others_share, old.others_share)),
+        Finding(name="delivered/s, empty", value=median(young.delivered_per_second for _, young in pairs)),
+        Finding(name="delivered/s, full", value=median(old.delivered_per_second for old, _ in pairs)),
+        Finding(
+            name="full : empty, median of pairs",
+            value=median(old.delivered_per_second / young.delivered_per_second for old, young in pairs),
+            at_least=0.9,
+        ),
+        Finding(
+            name="CPU a message, full : empty, median of pairs",
+            value=median(old.cpu_us_of_ours / young.cpu_us_of_ours for old, young in pairs),
+        ),
+        Finding(name="lost", value=sum(each.lost for pair in pairs for each in pair), at_most=0),
+        Finding(name="CPU of others, cores", value=max(each.others_share for pair in pairs for each in pair)),
     ]
+
+
+def _both(full: Stage, empty: Stage, seconds: float, *, full_first: bool) -> tuple[Measured, Measured]:
+    """Load one and then the other; return what came of the full one first."""
+    order = (full, empty) if full_first else (empty, full)
+    one, other = (stage.measure(stage.load(connections=CONNECTIONS, seconds=seconds)) for stage in order)
+    return (one, other) if full_first else (other, one)
 
 
 def _drained_per_second(sink: Sink, seconds: float) -> float:
