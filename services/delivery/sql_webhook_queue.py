@@ -92,7 +92,7 @@ class _Turn:
     is_failing: bool  # its last call has failed
 
     def calls_at_once(self, limits: Limits) -> int:
-        return min(CALLS_TO_FAILING, limits.per_endpoint) if self.is_failing else limits.per_endpoint
+        return CALLS_TO_FAILING if self.is_failing else limits.per_endpoint
 
 
 @dataclass(frozen=True, kw_only=True)

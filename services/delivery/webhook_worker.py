@@ -17,7 +17,7 @@ from services.delivery.deliver_webhooks import LEASE_SECONDS, DeliverWebhooks
 POLL_SECONDS: Final = 0.25  # the first look after there was nothing to claim
 # Whoever stores a delivery wakes its own loop, and a retry has its time. What is left was stored by another process
 # that has no room for it just now, or that has died.
-SHARED_POLL_SECONDS: Final = 1.0
+SHARED_POLL_SECONDS: Final = 2.0
 # Where nobody else can store a delivery, as in `worker`.
 ALONE_POLL_SECONDS: Final = 5.0
 LEAST_WAIT_SECONDS: Final = 0.001

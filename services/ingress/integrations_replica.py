@@ -28,8 +28,8 @@ from textway.integrations.v1.registry_service_pb2 import (
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 1.0
 RESOLVE_SECONDS: Final = 1.0
-# Of the time for which a pong is good: one may be late. Nothing else is done so often where nothing is going on.
-PINGS_IN_THAT_TIME: Final = 2
+# Of the time for which a pong is good: one may be late by a third of it. Little is done so often where nothing goes on.
+PINGS_IN_THAT_TIME: Final = 1.5
 # A watch on which no ping is answered for so long is given up for another one, perhaps of another process.
 SILENCE_SECONDS: Final = 2.0
 PART: Final = "Integrations"

@@ -18,7 +18,7 @@ from services.integrations.store import LeaseLostError, Node, View
 from services.integrations.watchers import EXACT_SECONDS, Broadcaster
 
 # How often the lease is renewed and the database asked for what no notification told of.
-RENEW_SECONDS: Final = 0.25
+RENEW_SECONDS: Final = 0.35
 # The same while an author waits, so that a node that has fallen silent costs its lease and no more.
 LOOK_SECONDS: Final = 0.05
 # A watcher that was promised something in the last moment has stopped believing it when the lease is over.

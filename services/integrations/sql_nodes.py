@@ -18,7 +18,7 @@ from services.integrations.tables import CHANGES, INTEGRATIONS, NODES, REVISION
 # Less than a lease: a node that waits for longer has lost it anyway.
 PATIENCE_SECONDS: Final = 0.6
 
-# Run four times a second for as long as the process lives, and so as cheap as can be.
+# Run three times a second for as long as the process lives, and so as cheap as can be.
 _RENEWAL: Final = (
     update(NODES)
     .where(NODES.c.id == bindparam("at_id"))
