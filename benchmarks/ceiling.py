@@ -24,7 +24,7 @@ from benchmarks.echo import SERVICE
 from benchmarks.load import Load, Outcome
 from benchmarks.machine import ROOT
 from benchmarks.processes import Usage
-from benchmarks.product import free_port
+from tests.kit.ports import free_port
 
 Groups = Callable[[], Mapping[str, Sequence[processes.Process]]]
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from benchmarks.load import LAST_ANSWERS_SECONDS, Load, Outcome
 from benchmarks.machine import ROOT
-from benchmarks.product import free_port
+from tests.kit.ports import free_port
 
 STOPPED_WITHIN_SECONDS: Final = 10
 _POLL_SECONDS: Final = 0.1

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from benchmarks import processes
 from benchmarks.machine import ROOT
 from benchmarks.payloads import PATHS, SIGNING_HEADER
 from servicekit import ids
+from tests.kit.ports import free_port
 
 STARTED_WITHIN_SECONDS: Final = 120
 STOPPED_WITHIN_SECONDS: Final = 60
@@ -106,12 +106,6 @@ def running(folder: Path, *, carrier_port: int, settings: Mapping[str, str]) -> 
             process.wait(STOPPED_WITHIN_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> None:

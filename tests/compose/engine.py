@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from servicekit import ids
-from tests.e2e.conftest import free_port
+from tests.kit.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "textway:compose-tests"

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import httpx
 import pytest
 
 from servicekit import ids
+from tests.kit.ports import free_port
 
 STARTED_WITHIN_SECONDS = 90
 STOPPED_WITHIN_SECONDS = 30
@@ -173,11 +173,6 @@ def integration(api: httpx.Client) -> dict[str, Any]:
     answer = api.post("/v1/ingress", json={"name": "Order system", "preset": "generic"})
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def eventually(read: Callable[[], Any], expected: Any, seconds: float = 10) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from servicekit import ids
-from tests.e2e.conftest import free_port
+from tests.kit.ports import free_port
 
 TO = '"to":"+6581230000"'
 TEXT = '"text":"hello"'

@@ -10,7 +10,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
+
+from tests.kit.ports import free_port
 
 URL_SETTING = "TEXTWAY_TEST_POSTGRES_URL"
 STARTED_WITHIN_SECONDS = 30
@@ -40,7 +41,7 @@ class PostgresServer:
         self._data = folder / "data"
         self._settings = settings
         self._user = pwd.getpwnam(UNPRIVILEGED).pw_uid if os.geteuid() == 0 else None
-        self.port = _free_port()
+        self.port = free_port()
         if self._user is not None:
             os.chown(folder, self._user, -1)
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
@@ -177,8 +178,3 @@ def _children(pid: int) -> list[int]:
     return [
         int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import Product, free_port
+from tests.e2e.conftest import Product
 from tests.fakes import postgres
 from tests.kit.carrier import ScriptedCarrier
 from tests.kit.oracle import Oracle
+from tests.kit.ports import free_port
 
 FULL = os.environ.get("TEXTWAY_FULL_FAULTS") == "1"
 SEED = int(os.environ.get("TEXTWAY_FAULT_SEED", "1"))

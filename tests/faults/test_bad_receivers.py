@@ -13,8 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.conftest import Product, eventually, free_port
+from tests.e2e.conftest import Product, eventually
 from tests.faults.conftest import FULL
+from tests.kit.ports import free_port
 from tests.kit.receivers import BAD_WAYS, BadReceiver, Call, Receiver
 
 WELL = [f"/well/{number}" for number in range(6)]

@@ -17,9 +17,10 @@ import asyncpg
 import pytest
 
 from services.launcher.runtime import running_address
-from tests.e2e.conftest import eventually, free_port
+from tests.e2e.conftest import eventually
 from tests.faults.conftest import FULL, SEED, Campaign
 from tests.kit.chaos import Chaos
+from tests.kit.ports import free_port
 from tests.kit.senders import send_payloads
 
 MESSAGES = 200 if FULL else 60

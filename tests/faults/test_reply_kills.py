@@ -20,11 +20,12 @@ import pytest
 import yaml
 
 from services.delivery import carriers
-from tests.e2e.conftest import Product, eventually, free_port
+from tests.e2e.conftest import Product, eventually
 from tests.faults.conftest import FULL, SEED
 from tests.kit.carrier import ScriptedCarrier
 from tests.kit.carriers import SENDER
 from tests.kit.chaos import Chaos
+from tests.kit.ports import free_port
 from tests.kit.receivers import Call, Receiver
 
 KILLS, PER_SECOND = (50, 20) if FULL else (4, 20)

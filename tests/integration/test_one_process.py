@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from services.ingress import service as ingress
 from services.ingress.settings import IngressSettings
 from services.integrations import service as integrations
 from services.integrations.settings import IntegrationsSettings
+from tests.kit.ports import free_address
 from textway.delivery.v1.message_pb2 import Message
 from textway.delivery.v1.messages_service_pb2 import GetMessageRequest, GetMessageTimelineRequest
 from textway.delivery.v1.messages_service_pb2_grpc import MessagesServiceStub
@@ -41,16 +41,6 @@ PAYLOAD = b'{"order":{"id":4821,"phone":"+65 8123 0000"},"note":"Order #4821 con
 LIFE = ["accepted", "attempt_started", "attempt_finished", "receipt"]
 
 Metadata = tuple[tuple[str, str], ...]
-
-
-def free_addresses(count: int) -> list[str]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{probe.getsockname()[1]}" for probe in probes]
-    for probe in probes:
-        probe.close()
-    return addresses
 
 
 async def start(data_dir: Path, *, integrations_at: str, delivery_at: str, ingress_at: str) -> RunningServer:
@@ -80,7 +70,7 @@ async def start(data_dir: Path, *, integrations_at: str, delivery_at: str, ingre
 async def running(tmp_path, monkeypatch) -> AsyncIterator[RunningServer]:
     monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
     begun_at = time.monotonic()
-    integrations_at, delivery_at, ingress_at = free_addresses(3)
+    integrations_at, delivery_at, ingress_at = (free_address() for _ in range(3))
     running = await start(tmp_path, integrations_at=integrations_at, delivery_at=delivery_at, ingress_at=ingress_at)
     assert time.monotonic() - begun_at < 3
     yield running
@@ -180,7 +170,7 @@ async def test_every_part_tells_an_operator_how_it_is(channels):
 
 async def test_stops_within_its_time_while_the_parts_watch_each_other(tmp_path, monkeypatch):
     monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
-    integrations_at, delivery_at, ingress_at = free_addresses(3)
+    integrations_at, delivery_at, ingress_at = (free_address() for _ in range(3))
     running = await start(tmp_path, integrations_at=integrations_at, delivery_at=delivery_at, ingress_at=ingress_at)
 
     async with asyncio.timeout(3):

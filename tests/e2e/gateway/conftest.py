@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from services.launcher import gateway, gateway_process
+from tests.kit.ports import free_port
 
 from .stubs import Stubs
 
@@ -44,12 +44,6 @@ class Gateway:
         with httpx.Client(transport=transport, base_url="http://admin") as admin:
             lines = admin.get("/stats", params={"filter": needle}).text.splitlines()
         return {name: int(value) for name, value in (line.split(": ") for line in lines)}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,6 +19,7 @@ from servicekit.ids import new_secret
 from servicekit.server import CALL_GRACE_SECONDS, RunningServer
 from services.delivery import service
 from services.delivery.settings import DeliverySettings
+from tests.kit.ports import free_address
 from textway.delivery.v1 import message_pb2, messages_service_pb2
 from textway.delivery.v1.messages_service_pb2_grpc import MessagesServiceStub
 from textway.delivery.v1.submission_service_pb2_grpc import SubmissionServiceStub
@@ -142,12 +142,6 @@ class World:
     @property
     def submissions(self) -> SubmissionServiceStub:
         return SubmissionServiceStub(self.channel)
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture

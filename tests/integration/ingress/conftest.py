@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from servicekit.server import RunningServer
 from services.ingress.service import IngressService, build
 from services.ingress.settings import IngressSettings
 from services.integrations.errors import InvalidApiKeyError
+from tests.kit.ports import free_address
 from textway.delivery.v1 import submission_service_pb2 as delivery_v1
 from textway.delivery.v1.submission_service_pb2_grpc import (
     SubmissionServiceServicer,
@@ -338,12 +338,6 @@ class World:
     def is_live(self) -> bool:
         assert self.service is not None
         return self.service._replica._is_live
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from servicekit import logs
 from services.__main__ import cli
 from services.delivery.carriers.http.definition import shipped
 from services.launcher import carriers_command
-from tests.e2e.conftest import free_port
 from tests.kit.carrier import ScriptedCarrier
 from tests.kit.carriers import carriers_file
+from tests.kit.ports import free_port
 
 SECRET = "s3cret-that-nobody-may-see"
 GOOD = f"""\

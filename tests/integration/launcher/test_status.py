@@ -14,6 +14,7 @@ from servicekit.server import RunningServer
 from servicekit.settings import ProcessSettings
 from services.launcher import status_command
 from services.launcher.runtime import write_addresses
+from tests.kit.ports import free_port
 from textway.operations.v1 import operations_service_pb2 as operations_v1
 
 
@@ -45,11 +46,6 @@ class Service:
 
     async def status(self):
         return self.told
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture
