@@ -179,7 +179,7 @@ def aged(here: Bench, messages: int = 1_000_000, seconds: float = 5.0, turns: in
     with here.another() as elsewhere, here.product() as full, elsewhere.product() as empty:
         for stage in (full, empty):
             stage.warm_up(WARM_UP_SECONDS)
-        pairs = [_both(full, empty, seconds, full_first=turn % 2 == 0) for turn in range(turns)]
+        pairs = [_in_turn(full, empty, seconds, full_first=turn % 2 == 0) for turn in range(turns)]
     return [
         Finding(name="finished messages", value=finished),
         Finding(name="delivered/s, empty", value=median(young.delivered_per_second for _, young in pairs)),
@@ -198,11 +198,13 @@ def aged(here: Bench, messages: int = 1_000_000, seconds: float = 5.0, turns: in
     ]
 
 
-def _both(full: Stage, empty: Stage, seconds: float, *, full_first: bool) -> tuple[Measured, Measured]:
+def _in_turn(full: Stage, empty: Stage, seconds: float, *, full_first: bool) -> tuple[Measured, Measured]:
     """Load one and then the other; return what came of the full one first."""
-    order = (full, empty) if full_first else (empty, full)
-    one, other = (stage.measure(stage.load(connections=CONNECTIONS, seconds=seconds)) for stage in order)
-    return (one, other) if full_first else (other, one)
+    measured = {
+        stage: stage.measure(stage.load(connections=CONNECTIONS, seconds=seconds))
+        for stage in ((full, empty) if full_first else (empty, full))
+    }
+    return measured[full], measured[empty]
 
 
 def _drained_per_second(sink: Sink, seconds: float) -> float:

@@ -17,7 +17,7 @@ from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
 from services.delivery import metrics
 from services.delivery.webhook_schedule import Again, Done, GiveUp, Step, is_to_be_disabled, next_step
-from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Recorded, WebhookStore
+from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits, Recorded, WebhookStore
 from services.delivery.webhooks import (
     MAX_PROBLEM_LENGTH,
     CallResult,
@@ -32,6 +32,8 @@ LEASE_SECONDS: Final = 30.0
 PUT_OFF_SECONDS: Final = 5.0
 CLAIM_SIZE: Final = 100
 MAX_PER_ENDPOINT: Final = 4
+# Each call to one that hangs holds a place of its tenant's for 15 s, and one call is enough to see that it is back.
+MAX_PER_FAILING_ENDPOINT: Final = 1
 MAX_PER_TENANT: Final = 20
 OUTCOMES_IN_COMMIT: Final = 200
 MISSED_IN_COMMIT: Final = 500
@@ -134,9 +136,12 @@ class DeliverWebhooks:
         claimed = await self._store.claim(
             now=now,
             lease_until=lease_until,
-            limit=min(self.room, CLAIM_SIZE),
-            per_endpoint=MAX_PER_ENDPOINT,
-            per_tenant=MAX_PER_TENANT,
+            limits=Limits(
+                in_all=min(self.room, CLAIM_SIZE),
+                per_endpoint=MAX_PER_ENDPOINT,
+                per_failing_endpoint=MAX_PER_FAILING_ENDPOINT,
+                per_tenant=MAX_PER_TENANT,
+            ),
         )
         self._leased_until = min(self._leased_until, lease_until) if self._in_flight else lease_until
         for each in claimed:

@@ -24,8 +24,7 @@ async def cancel(
     connection: Connection, tenant_id: str, message_id: str, now_ms: int, idempotency: IdempotencyKey | None
 ) -> CancelResult:
     """Cancel a message that no attempt has begun for, under the lock that a claim takes too."""
-    await sql_queue.lock(connection, [message_id])
-    message = await sql_messages.one(connection, tenant_id, message_id, for_update=True)
+    message = await _locked(connection, tenant_id, message_id)
     if message is None:
         return CancelResult.NOT_FOUND
     if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
@@ -53,8 +52,7 @@ async def resolve(
     queue_of: Callable[[Message], str],
 ) -> ResolveResult:
     """Settle or requeue a held message, under its lock. `queue_of` names the queue that it goes back to."""
-    await sql_queue.lock(connection, [message_id])
-    message = await sql_messages.one(connection, tenant_id, message_id, for_update=True)
+    message = await _locked(connection, tenant_id, message_id)
     if message is None:
         return ResolveResult.NOT_FOUND
     if idempotency and (repeat := await sql_keys.known_request(connection, idempotency, now_ms)):
@@ -74,3 +72,9 @@ async def resolve(
     if idempotency:
         await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
     return ResolveResult.RESOLVED
+
+
+async def _locked(connection: Connection, tenant_id: str, message_id: str) -> Message | None:
+    """Return the tenant's message, under its lock and that of its place in the queue, in the order of claims."""
+    await sql_queue.lock(connection, [message_id])
+    return await sql_messages.one(connection, tenant_id, message_id, for_update=True)

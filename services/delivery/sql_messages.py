@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 
-from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
 from servicekit.ids import new_id
 from servicekit.paging import PageRequest
 from services.delivery import rows
 from services.delivery.domain import TERMINAL, History, Message, MessageFilter, Status, shard_of
-from services.delivery.sql_statements import newest_first, shards_of
+from services.delivery.sql_statements import newest_first, shards_of, wanted_of, within
 from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS, REPLIES
 
 
@@ -97,18 +95,11 @@ async def remove_finished(connection: Connection, shard: int, before: datetime, 
     return len(ids)
 
 
-def _conditions(wanted: MessageFilter) -> list[Any]:
-    conditions: list[Any] = []
-    if wanted.status is not None:
-        conditions.append(MESSAGES.c.status == wanted.status.value)
-    if wanted.ref is not None:
-        conditions.append(MESSAGES.c.ref == wanted.ref)
-    if wanted.to is not None:
-        conditions.append(MESSAGES.c.recipient == wanted.to)
-    if wanted.integration_id is not None:
-        conditions.append(MESSAGES.c.integration_id == wanted.integration_id)
-    if wanted.created_after is not None:
-        conditions.append(MESSAGES.c.created_at_ms >= to_milliseconds(wanted.created_after))
-    if wanted.created_before is not None:
-        conditions.append(MESSAGES.c.created_at_ms < to_milliseconds(wanted.created_before))
-    return conditions
+def _conditions(wanted: MessageFilter) -> list[ColumnElement[bool]]:
+    columns = {
+        MESSAGES.c.status: wanted.status and wanted.status.value,
+        MESSAGES.c.ref: wanted.ref,
+        MESSAGES.c.recipient: wanted.to,
+        MESSAGES.c.integration_id: wanted.integration_id,
+    }
+    return [*wanted_of(columns), *within(MESSAGES.c.created_at_ms, wanted.created_after, wanted.created_before)]

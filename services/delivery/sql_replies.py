@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import ColumnElement, Table, and_, delete, exists, func, or_, select
 
@@ -32,7 +32,7 @@ from services.delivery.replies import (
     went_at,
 )
 from services.delivery.reply_store import AddedReply, AnnounceReply
-from services.delivery.sql_statements import insert_ignoring, newest_first
+from services.delivery.sql_statements import insert_ignoring, newest_first, wanted_of, within
 from services.delivery.tables import ATTEMPTS, MESSAGES, REPLIES, SENDERS
 
 CANDIDATES_READ: Final = 20
@@ -234,16 +234,10 @@ async def _bind(connection: Connection, received: ReceivedReply, ours: set[str])
     return min(bound, default="")
 
 
-def _conditions(wanted: InboundFilter) -> list[Any]:
-    conditions: list[Any] = []
-    if wanted.sender is not None:
-        conditions.append(REPLIES.c.sender == wanted.sender)
-    if wanted.recipient is not None:
-        conditions.append(REPLIES.c.recipient == wanted.recipient)
-    if wanted.message_id is not None:
-        conditions.append(REPLIES.c.message_id == wanted.message_id)
-    if wanted.received_after is not None:
-        conditions.append(REPLIES.c.received_at_ms >= to_milliseconds(wanted.received_after))
-    if wanted.received_before is not None:
-        conditions.append(REPLIES.c.received_at_ms < to_milliseconds(wanted.received_before))
-    return conditions
+def _conditions(wanted: InboundFilter) -> list[ColumnElement[bool]]:
+    columns = {
+        REPLIES.c.sender: wanted.sender,
+        REPLIES.c.recipient: wanted.recipient,
+        REPLIES.c.message_id: wanted.message_id,
+    }
+    return [*wanted_of(columns), *within(REPLIES.c.received_at_ms, wanted.received_after, wanted.received_before)]

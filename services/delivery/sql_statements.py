@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, delete, or_, update
+from sqlalchemy import Column, ColumnElement, Select, Table, and_, bindparam, delete, or_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
 from servicekit.paging import PageRequest
 from services.delivery.domain import shard_of
@@ -35,6 +37,21 @@ def at(message_id: str) -> dict[str, object]:
 def shards_of(message_ids: Iterable[str]) -> list[int]:
     """Return the shards that messages live on, for queries over several."""
     return sorted({shard_of(message_id) for message_id in message_ids})
+
+
+def wanted_of(wanted: Mapping[Column[Any], object]) -> list[ColumnElement[bool]]:
+    """Return the conditions that columns have these values; None is no condition."""
+    return [column == value for column, value in wanted.items() if value is not None]
+
+
+def within(moment: ColumnElement[int], after: datetime | None, before: datetime | None) -> list[ColumnElement[bool]]:
+    """Return the conditions that a moment is not before the one time and before the other; None is no condition."""
+    conditions = []
+    if after is not None:
+        conditions.append(moment >= to_milliseconds(after))
+    if before is not None:
+        conditions.append(moment < to_milliseconds(before))
+    return conditions
 
 
 def newest_first(

@@ -35,14 +35,13 @@ from servicekit.database import Database
 from servicekit.hot_statements import HotStatement
 from services.delivery import webhook_rows
 from services.delivery.sql_statements import insert_ignoring
+from services.delivery.webhook_store import Limits
 from services.delivery.webhook_tables import WEBHOOK_DUE as DUE
 from services.delivery.webhook_tables import WEBHOOK_ENDPOINTS as ENDPOINTS
 from services.delivery.webhook_tables import WEBHOOKS
 from services.delivery.webhooks import WebhookDelivery
 
 PROMOTED_AT_ONCE: Final = 500
-# Each of its calls may hold a place of its tenant's for 15 s, and one is enough to see that it is back.
-CALLS_TO_FAILING: Final = 1
 _LINES_AT_ONCE: Final = 10
 # The first half of the advisory locks that say whose tenant's webhooks are being claimed.
 _TENANT_LOCKS: Final = 0x7765_6268
@@ -76,23 +75,14 @@ _FIRST: Final = HotStatement(select(*(each.scalar_subquery() for each in (_FIRST
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How many deliveries may be leased at a time."""
-
-    in_all: int  # by this claim
-    per_endpoint: int
-    per_tenant: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Turn:
     """An endpoint whose turn it is."""
 
     tenant_id: str
     is_failing: bool  # its last call has failed
 
-    def calls_at_once(self, limits: Limits) -> int:
-        return CALLS_TO_FAILING if self.is_failing else limits.per_endpoint
+    def at_most(self, limits: Limits) -> int:
+        return limits.per_failing_endpoint if self.is_failing else limits.per_endpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +197,7 @@ async def take(connection: Connection, limits: Limits, now_ms: int) -> dict[str,
     without_turn: list[str] = []
     for endpoint, turn in turns.items():
         line = heads.get(endpoint, [])
-        room_there = turn.calls_at_once(limits) - leased.get((turn.tenant_id, endpoint), 0)
+        room_there = turn.at_most(limits) - leased.get((turn.tenant_id, endpoint), 0)
         room = min(room_there, limits.per_tenant - by_tenant[turn.tenant_id], limits.in_all - len(chosen))
         taken = line[: max(0, room)]
         chosen.update((head.delivery_id, head.token) for head in taken)

@@ -15,9 +15,8 @@ from servicekit.paging import PageRequest
 from services.delivery import sql_webhook_queue as queue
 from services.delivery import webhook_rows as rows
 from services.delivery.sql_statements import newest_first
-from services.delivery.sql_webhook_queue import Limits
 from services.delivery.webhook_schedule import STREAK_ENDS_AFTER, streak_after_failure
-from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Recorded
+from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits, Recorded
 from services.delivery.webhook_tables import WEBHOOK_ATTEMPTS as ATTEMPTS
 from services.delivery.webhook_tables import WEBHOOK_DUE as DUE
 from services.delivery.webhook_tables import WEBHOOK_ENDPOINTS as ENDPOINTS
@@ -66,12 +65,9 @@ class SqlWebhookStore:
         async with self._database.write() as connection:
             return await queue.enter(connection, deliveries)
 
-    async def claim(
-        self, *, now: datetime, lease_until: datetime, limit: int, per_endpoint: int, per_tenant: int
-    ) -> list[ClaimedWebhook]:
+    async def claim(self, *, now: datetime, lease_until: datetime, limits: Limits) -> list[ClaimedWebhook]:
         """Let lines fill, take turns, and write the log, in one transaction."""
         now_ms = to_milliseconds(now)
-        limits = Limits(in_all=limit, per_endpoint=per_endpoint, per_tenant=per_tenant)
         async with self._database.write() as connection:
             await queue.promote(connection, now_ms)
             tokens = await queue.take(connection, limits, now_ms)

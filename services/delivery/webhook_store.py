@@ -26,6 +26,16 @@ class ClaimedWebhook:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How many deliveries may be leased at a time."""
+
+    in_all: int  # by one claim
+    per_endpoint: int
+    per_failing_endpoint: int  # one whose last call has failed
+    per_tenant: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinishedWebhook:
     """What became of an attempt, and of its delivery."""
 
@@ -67,16 +77,13 @@ class WebhookStore(Protocol):
         `sql_webhook_queue.enter`.
         """
 
-    async def claim(
-        self, *, now: datetime, lease_until: datetime, limit: int, per_endpoint: int, per_tenant: int
-    ) -> list[ClaimedWebhook]:
-        """Take at most `limit` due deliveries, fairly, and begin their attempts.
+    async def claim(self, *, now: datetime, lease_until: datetime, limits: Limits) -> list[ClaimedWebhook]:
+        """Take due deliveries, fairly and within limits, and begin their attempts.
 
-        No two callers get the same delivery before `lease_until`, and never are more than `per_endpoint` leased of one
-        endpoint or `per_tenant` of one tenant, whatever process or machine the callers are on; of one whose last call
-        has failed, one. Endpoints take turns in the order in which they became ready, each with its oldest delivery
-        first; so a new one waits for one turn of each of the others, however much those have waiting. The attempts are
-        committed as started. One that was cut off is closed as such.
+        No two callers get the same delivery before `lease_until`, and an endpoint's and a tenant's limits are kept over
+        all callers, whatever process or machine they are on. Endpoints take turns in the order in which they became
+        ready, each with its oldest delivery first; so a new one waits for one turn of each of the others, however much
+        those have waiting. The attempts are committed as started. One that was cut off is closed as such.
         """
 
     async def fill_lines(self, now: datetime) -> bool:

@@ -18,7 +18,7 @@ from servicekit.database import Database
 from servicekit.paging import PageRequest
 from services.delivery import service, sql_webhook_queue
 from services.delivery.sql_webhooks import CUT_OFF, SqlWebhookStore
-from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook
+from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits
 from services.delivery.webhooks import (
     Destination,
     DestinationKind,
@@ -74,9 +74,7 @@ async def claim(
     return await store.claim(
         now=now,
         lease_until=now + timedelta(seconds=30),
-        limit=limit,
-        per_endpoint=per_endpoint,
-        per_tenant=per_tenant,
+        limits=Limits(in_all=limit, per_endpoint=per_endpoint, per_failing_endpoint=1, per_tenant=per_tenant),
     )
 
 
@@ -505,7 +503,8 @@ class Actors:
         lease = timedelta(seconds=lease_seconds)
         for _ in range(ROUNDS):
             now = datetime.now(UTC)
-            claimed = await store.claim(now=now, lease_until=now + lease, limit=30, per_endpoint=4, per_tenant=20)
+            limits = Limits(in_all=30, per_endpoint=4, per_failing_endpoint=1, per_tenant=20)
+            claimed = await store.claim(now=now, lease_until=now + lease, limits=limits)
             await asyncio.sleep(0.02)
             if claimed:
                 await store.renew(claimed[::-1], datetime.now(UTC) + lease)

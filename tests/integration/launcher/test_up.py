@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.ports import free_port
+
 GREET = """
 from servicekit.settings import load
 from services.launcher import greeting
@@ -89,9 +91,7 @@ asyncio.run(main())
 
 class Up:
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.folder = folder
         self.service = folder.parent / "service.py"
         self.service.write_text(SERVICE)

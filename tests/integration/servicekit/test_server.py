@@ -21,6 +21,7 @@ from servicekit import calls, clients, logs
 from servicekit.errors import InternalError, Issue, NotFoundError, ServiceError, UnavailableError, ValidationError
 from servicekit.server import RunningServer
 from servicekit.settings import ProcessSettings, SettingsError
+from tests.kit.ports import free_address
 from textway.ingress.v1 import health_service_pb2 as health_v1
 from textway.ingress.v1.health_service_pb2_grpc import (
     HealthServiceServicer,
@@ -564,9 +565,7 @@ async def test_stops_what_has_started_when_a_service_can_not_start(settings):
 
 
 async def test_frees_its_port_when_a_service_can_not_start(settings):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = free_address()
     failing = Probe(listen=listen)
     failing.start_failure = "no"
     with pytest.raises(SettingsError) as refused:
