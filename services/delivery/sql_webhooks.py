@@ -154,10 +154,12 @@ class SqlWebhookStore:
                 return None
             await queue.lock_endpoints(connection, {found.endpoint: tenant_id})
             is_sent_now = delivery_id in await queue.lock(connection, [delivery_id])
+            # Looked at again, because it may have been removed meanwhile.
+            if (await connection.execute(select(WEBHOOKS.c.id).where(wanted).with_for_update())).first() is None:
+                return None
             if not is_sent_now:
                 await _replay(connection, [(delivery_id, found.endpoint, tenant_id)], to_milliseconds(now))
-            row = (await connection.execute(select(WEBHOOKS).where(wanted))).first()
-            return None if row is None else rows.delivery(row)
+            return rows.delivery((await connection.execute(select(WEBHOOKS).where(wanted))).one())
 
     async def count_replayable(self, tenant_id: str, since: datetime) -> int:
         """Count in the partial index over what was given up."""
@@ -250,11 +252,16 @@ async def _begun(
     await queue.lease(connection, list(tokens), now_ms, lease_until_ms)
     found = await connection.execute(select(WEBHOOKS).where(WEBHOOKS.c.id.in_(list(tokens))))
     deliveries = {row.id: rows.delivery(row) for row in found}
+    if removed := tokens.keys() - deliveries.keys():
+        # Somebody has deleted rows by hand: a place in the queue without a delivery must not stop all others.
+        await queue.leave(connection, sorted(removed))
     claimed = [
         ClaimedWebhook(delivery=deliveries[each], number=deliveries[each].attempts + 1, token=token + 1)
         for each, token in tokens.items()
+        if each in deliveries
     ]
-    await _log_begin(connection, claimed, now_ms)
+    if claimed:
+        await _log_begin(connection, claimed, now_ms)
     return claimed
 
 

@@ -28,6 +28,7 @@ from services.delivery.webhooks import (
     WebhookStatus,
 )
 from tests.contract.test_claiming_at_scale import explain, statements_of_a_claim
+from tests.kit import locks
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 LEASE = NOW + timedelta(seconds=30)
@@ -667,6 +668,39 @@ async def test_leaves_a_delivery_alone_that_is_being_sent(store):
     assert await claim(store) == []
     assert (await store.finish([finished(claimed)]))[0].kept
     assert await claim(store) == []
+
+
+async def test_leaves_nothing_behind_of_a_delivery_that_is_removed_as_it_is_replayed(postgres_database):
+    async with contextlib.AsyncExitStack() as stack:
+        here, there = [Database.open(postgres_database) for _ in range(2)]
+        for database in (here, there):
+            stack.push_async_callback(database.close)
+        await migrations.migrate(here, service.MIGRATIONS, service.VERSION_TABLE)
+        store = SqlWebhookStore(there)
+        delivery, later = new_delivery(), new_delivery("wkh_2", next_at=LEASE)
+        await store.add([delivery, later])
+        await store.finish([failed(each) for each in await claim(store)])
+
+        # The replay has read the delivery, and waits for its endpoint while the delivery goes.
+        async with here.write() as connection:
+            await sql_webhook_queue.lock_endpoints(connection, {delivery.endpoint: TENANT})
+            replaying = asyncio.create_task(store.replay(TENANT, delivery.id, NOW))
+            await locks.until_somebody_waits(here)
+            await connection.execute(text(f"DELETE FROM delivery_webhooks WHERE id = '{delivery.id}'"))
+
+        assert await replaying is None
+        assert ids_of(await claim(store, LEASE)) == [later.id]
+
+
+async def test_goes_on_when_a_place_in_the_queue_has_no_delivery(store, database):
+    lost, kept = new_delivery(), new_delivery("wkh_2")
+    await store.add([lost, kept])
+    async with database.write() as connection:
+        await connection.execute(text(f"DELETE FROM delivery_webhooks WHERE id = '{lost.id}'"))
+
+    assert ids_of(await claim(store)) == [kept.id]
+    assert await claim(store) == []
+    assert await store.next_due() == LEASE  # of the one that is being sent
 
 
 async def test_counts_and_replays_what_failed_or_was_missed_since_a_time(store):

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from servicekit import migrations
 from servicekit.database import Database
+from tests.kit import locks
 
 VERSION_TABLE = "notes_schema_version"
 ENVIRONMENT = "from servicekit.migrations import run_environment\n\nrun_environment()\n"
@@ -60,22 +61,12 @@ async def scalar(database: Database, query: str) -> object:
         return await connection.scalar(text(query))
 
 
-async def is_waited_for(database: Database, what: str) -> None:
-    async with asyncio.timeout(30):
-        while not await scalar(
-            database,
-            f"SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE '%{what}%'"
-            " AND pid <> pg_backend_pid()",
-        ):
-            await asyncio.sleep(0.01)
-
-
 async def test_writers_go_on_while_a_step_waits_for_a_long_query(database, folder):
     add_step(folder, "0002", "0001", "ALTER TABLE notes ADD COLUMN author TEXT")
     async with database.read(patience_seconds=60) as long_query:
         await long_query.execute(text("SELECT * FROM notes"))
         migrating = asyncio.create_task(migrations.migrate(database, folder, VERSION_TABLE))
-        await is_waited_for(database, "ALTER TABLE notes")
+        await locks.until_somebody_waits(database, "ALTER TABLE notes")
 
         for number in range(10):
             await add_note(database, number)
@@ -90,7 +81,7 @@ async def test_writers_go_on_while_an_index_is_built_later(database, folder):
     async with database.write(patience_seconds=60) as unfinished:
         await unfinished.execute(text("INSERT INTO notes (id) VALUES (1)"))
         migrating = asyncio.create_task(migrations.migrate(database, folder, VERSION_TABLE))
-        await is_waited_for(database, "CREATE INDEX CONCURRENTLY")
+        await locks.until_somebody_waits(database, "CREATE INDEX CONCURRENTLY")
 
         await add_note(database, 2)
 
