@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -53,10 +54,10 @@ class FreshCache(Generic[Key, Value]):
                 return known[1]
             raise
 
-    def known(self, key: Key) -> Value | None:
+    def known(self, key: Key, *, younger_than_seconds: float = math.inf) -> Value | None:
         """Return the answer that is remembered, as long as it may serve, without asking; None when there is none."""
         known = self._answers.get(key)
-        return known[1] if known and self._age(known) < self._stale_seconds else None
+        return known[1] if known and self._age(known) < min(self._stale_seconds, younger_than_seconds) else None
 
     def is_fresh(self, key: Key) -> bool:
         """Tell whether the answer that is remembered needs not be asked for again yet."""

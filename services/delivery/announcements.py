@@ -35,6 +35,9 @@ class KnowsSubscriptions(Protocol):
     def known(self, owner: Owner) -> Subscriptions | None:
         """Return what is remembered, without asking; None when nothing is. Asks later, for the next time."""
 
+    def known_lately(self, owner: Owner) -> Subscriptions | None:
+        """Return likewise what was said in the last few seconds, and None for what is older."""
+
 
 EVERYTHING: Final = Subscriptions(integration=frozenset(Event), tenant=frozenset(Event))
 
@@ -42,7 +45,8 @@ EVERYTHING: Final = Subscriptions(integration=frozenset(Event), tenant=frozenset
 class Announcements:
     """Makes the deliveries of events. Quick, and without a network: it is called within transactions.
 
-    What is not known yet is announced to both webhooks: whoever delivers asks anew, and drops what nobody wants.
+    What is not known, or was asked so long ago that a webhook may have been set since, is announced to both webhooks:
+    whoever delivers asks anew, and drops what nobody wants.
     """
 
     def __init__(self, subscriptions: KnowsSubscriptions) -> None:
@@ -51,7 +55,7 @@ class Announcements:
     def expect(self, owners: Iterable[Owner]) -> None:
         """Have it asked who wants to hear of these owners' messages, before there is anything to tell."""
         for owner in owners:
-            self._subscriptions.known(owner)
+            self._subscriptions.known_lately(owner)
 
     def of_status(self, message: Message) -> list[WebhookDelivery]:
         """Return the deliveries of a message's new status; none for a status that makes no event."""
@@ -86,7 +90,7 @@ class Announcements:
         return known.reply_window if known else None
 
     def _webhooks(self, owner: Owner, event: Event) -> list[Destination]:
-        wanted = self._subscriptions.known(owner) or EVERYTHING
+        wanted = self._subscriptions.known_lately(owner) or EVERYTHING
         destinations = []
         if owner.integration_id and event in wanted.integration:
             destinations.append(Destination(kind=DestinationKind.INTEGRATION, id=owner.integration_id))

@@ -18,6 +18,8 @@ from services.delivery.webhooks import DestinationKind, WebhookDelivery
 from textway.integrations.v1 import registry_service_pb2, registry_service_pb2_grpc
 
 FRESH_SECONDS: Final = 2.0
+# So old may an answer be that keeps an event from a webhook. It is asked again before that as long as there are events.
+TRUSTED_SECONDS: Final = 5.0
 STALE_SECONDS: Final = 600.0
 TIMEOUT_SECONDS: Final = 2.0
 
@@ -36,11 +38,12 @@ class WebhookDirectory:
         self._asked: set[Owner] = set()
 
     def known(self, owner: Owner) -> Subscriptions | None:
-        """Return what is remembered, and have it asked again for the next time. May be called from any thread."""
-        if not self._answers.is_fresh(owner):
-            self._loop.call_soon_threadsafe(self._learn, owner)
-        answer = self._answers.known(owner)
-        return None if answer is None else _subscriptions(answer)
+        """See KnowsSubscriptions. May be called from any thread."""
+        return self._remembered(owner, younger_than_seconds=STALE_SECONDS)
+
+    def known_lately(self, owner: Owner) -> Subscriptions | None:
+        """See KnowsSubscriptions. May be called from any thread."""
+        return self._remembered(owner, younger_than_seconds=TRUSTED_SECONDS)
 
     async def target(self, delivery: WebhookDelivery) -> Target | None:
         """Return where a delivery goes; None when nobody wants it any more. Raises UnavailableError."""
@@ -90,6 +93,12 @@ class WebhookDirectory:
         for task in self._learning:
             task.cancel()
         await asyncio.gather(*self._learning, return_exceptions=True)
+
+    def _remembered(self, owner: Owner, *, younger_than_seconds: float) -> Subscriptions | None:
+        if not self._answers.is_fresh(owner):
+            self._loop.call_soon_threadsafe(self._learn, owner)
+        answer = self._answers.known(owner, younger_than_seconds=younger_than_seconds)
+        return None if answer is None else _subscriptions(answer)
 
     def _learn(self, owner: Owner) -> None:
         if owner in self._asked or self._answers.is_fresh(owner):

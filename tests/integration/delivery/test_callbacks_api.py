@@ -30,10 +30,14 @@ from services.delivery.carriers.registry import Carriers
 from services.delivery.carriers.simulator import Simulator
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import ReceiptResult
+from services.delivery.webhook_directory import TRUSTED_SECONDS
 from tests.integration.delivery.conftest import PATIENCE_SECONDS, World, message_with, refusal_of
 from textway.delivery.v1.callbacks_service_pb2 import ReceiveInboundRequest, ReceiveStatusRequest
 from textway.delivery.v1.callbacks_service_pb2_grpc import CallbacksServiceStub
 from textway.delivery.v1.messages_service_pb2 import GetMessageTimelineRequest, SendMessageRequest
+from textway.delivery.v1.webhook_deliveries_service_pb2 import ListWebhookDeliveriesRequest
+from textway.delivery.v1.webhook_deliveries_service_pb2_grpc import WebhookDeliveriesServiceStub
+from textway.integrations.v1.registry_service_pb2 import WebhookTarget
 
 SIGNED = "signed by the carrier"
 
@@ -149,6 +153,22 @@ async def test_a_reply_is_stored_with_the_message_that_it_answers(world, owner, 
 
     told = await world.messages.GetMessageTimeline(GetMessageTimelineRequest(id=message_id), metadata=owner)
     assert [entry.detail for entry in told.entries if entry.event == "reply"] == ["YES"]
+
+
+async def test_the_first_reply_goes_to_a_webhook_that_was_set_after_the_message_had_gone(world, owner, carrier):
+    message_id = await sent_message(world, owner, carrier)
+    await message_with(world.messages, owner, message_id, "sent")
+    url = "https://127.0.0.1:1/"  # refused: what counts is that there is a delivery
+    events = ["message.received"]
+    world.registry.webhooks["ten_mine"] = WebhookTarget(url=url, enabled=True, secrets=[], events=events)
+    # Long enough for Delivery's last answer about this tenant, that it wants nothing, to be no longer trusted.
+    world.clock.shift_seconds += TRUSTED_SECONDS
+
+    await tell(world, b"YES", rpc="inbound")
+
+    deliveries = WebhookDeliveriesServiceStub(world.channel)
+    found = await deliveries.ListWebhookDeliveries(ListWebhookDeliveriesRequest(), metadata=owner)
+    assert [(each.event, each.message_id) for each in found.webhook_deliveries] == [("message.received", message_id)]
 
 
 async def test_the_carrier_sees_the_call_as_it_made_it_and_nothing_of_ours(world, carrier):

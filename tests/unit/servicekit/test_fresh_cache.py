@@ -86,6 +86,20 @@ async def test_an_outage_does_not_make_an_answer_younger(cache, source, clock):
         await cache.get("a")
 
 
+async def test_tells_without_asking_what_it_remembers_and_no_more_than_is_wanted(cache, source, clock):
+    assert cache.known("a") is None
+    await cache.get("a")
+    clock.advance(5)
+
+    assert cache.known("a") == "a1"
+    assert cache.known("a", younger_than_seconds=5.1) == "a1"
+    assert cache.known("a", younger_than_seconds=5.0) is None
+    clock.advance(55)
+    assert cache.known("a") is None
+    assert cache.known("a", younger_than_seconds=100) is None
+    assert source.asked == ["a"]
+
+
 @pytest.mark.parametrize("failure", [UnavailableError("down"), NotFoundError(), RuntimeError("bug")])
 async def test_never_remembers_a_failure(cache, source, failure):
     source.failure = failure
