@@ -1,8 +1,8 @@
 """Which texts are opt-out words: STOP and its like, START and HELP. Pure.
 
 A text counts only when it is the word and nothing else, however it is written: `Stop.`, ` STOP!` and full-width letters
-are STOP; `please stop by at five` is an answer like any other. The words are those that the CTIA Messaging Principles
-and North American carriers ask for.
+are STOP, `Opt-out` is OPT OUT; `please stop by at five` is an answer like any other. The words are those that the CTIA
+Messaging Principles, the rules of the FCC (47 CFR 64.1200) and North American carriers ask for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Keyword(StrEnum):
     HELP = "help"
 
 
-STOP_WORDS: Final = ("STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "REVOKE", "OPTOUT")
+STOP_WORDS: Final = ("STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "REVOKE", "OPTOUT", "OPT OUT", "STOP ALL")
 START_WORDS: Final = ("START", "UNSTOP")
 # YES is also what people answer to questions, so it is START only where there is something to start again.
 START_WORDS_WHEN_OPTED_OUT: Final = ("YES",)
@@ -58,14 +58,24 @@ class OptOutWords:
 def folded(text: str) -> str:
     """Return a text as it is compared: width and case folded, without what surrounds its letters and digits.
 
-    Characters that show nothing, such as zero-width spaces, are dropped wherever they are.
+    Characters that show nothing, such as zero-width spaces, are dropped wherever they are. Spaces and dashes within are
+    one space.
     """
-    shown = "".join(character for character in text if unicodedata.category(character) not in ("Cf", "Cc"))
+    shown = "".join(character for character in text if not _shows_nothing(character))
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", shown).casefold())
-    inner = [place for place, character in enumerate(plain) if _is_inner(character)]
-    return plain[inner[0] : inner[-1] + 1] if inner else ""
+    spaced = "".join(" " if unicodedata.category(character) in ("Zs", "Pd") else character for character in plain)
+    inner = [place for place, _ in enumerate(spaced) if _is_inner(spaced, place)]
+    return " ".join(spaced[inner[0] : inner[-1] + 1].split()) if inner else ""
 
 
-def _is_inner(character: str) -> bool:
-    # Letters, marks that belong to letters, and digits.
-    return unicodedata.category(character)[0] in "LMN"
+def _shows_nothing(character: str) -> bool:
+    # Variation selectors only say how the character before them is drawn: most emoji end with one.
+    is_selector = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+    return is_selector or unicodedata.category(character) in ("Cf", "Cc")
+
+
+def _is_inner(text: str, place: int) -> bool:
+    # Letters, digits, and the marks that belong to them.
+    while place > 0 and unicodedata.category(text[place])[0] == "M":
+        place -= 1
+    return unicodedata.category(text[place])[0] in "LN"

@@ -59,7 +59,7 @@ class SqlReplyStore:
         """Match, insert unless it is there, and then do all that follows from it."""
         async with self._database.write() as connection:
             candidates = answered(await _candidates(connection, reply), reply.received_at, window_of)
-            ours = _numbers_of_ours(reply, candidates)
+            ours = await _numbers_of_ours(connection, reply, candidates)
             keyword = words.keyword(
                 reply.text, is_opted_out=await sql_opt_outs.is_bound(connection, reply.sender, ours)
             )
@@ -165,10 +165,15 @@ def _is_ours(table: Table, reply: Reply) -> ColumnElement[bool]:
     return or_(table.c.sender.in_(spellings(reply.recipient)), chosen_by_carrier)
 
 
-def _numbers_of_ours(reply: Reply, candidates: Sequence[Message]) -> set[str]:
-    """Return the senders that an opt-out binds: also the unnamed one, for messages whose carrier chose the number."""
-    is_chosen_by_carrier = any(not message.sender for message in candidates)
-    return {reply.recipient, ""} if is_chosen_by_carrier else {reply.recipient}
+async def _numbers_of_ours(connection: Connection, reply: Reply, candidates: Sequence[Message]) -> set[str]:
+    """Return the senders that an opt-out binds: also the unnamed one, where the carrier chooses numbers.
+
+    That is asked of what outlives messages: STOP holds, and START lifts it, however long ago the last one went.
+    """
+    chosen_by_carrier = select(exists().where(SENDERS.c.sender == "", SENDERS.c.carrier == reply.carrier))
+    if any(not message.sender for message in candidates) or await connection.scalar(chosen_by_carrier):
+        return {reply.recipient, ""}
+    return {reply.recipient}
 
 
 async def _received(

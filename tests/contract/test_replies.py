@@ -469,6 +469,19 @@ async def test_binds_the_unnamed_sender_where_the_carrier_chose_the_number(store
     assert bound == {"", OURS}
 
 
+async def test_binds_and_frees_the_unnamed_sender_however_long_ago_the_last_message_went(stores):
+    await stores.send(new_message(), sender="", carrier="pool")
+    long_after = NOW + LONGEST_WINDOW * 2
+    soon = {"created_at": long_after, "valid_until": long_after + timedelta(hours=4)}
+    at = long_after + timedelta(minutes=1)
+
+    await stores.add(said("STOP", carrier="pool", received_at=long_after))
+    assert await stores.send(new_message(**soon), sender="", carrier="pool", at=at) == []
+
+    await stores.add(said("START", carrier="pool", received_at=long_after))
+    assert len(await stores.send(new_message(**soon), sender="", carrier="pool", at=at)) == 1
+
+
 async def test_binds_an_opt_out_of_somebody_whom_no_message_went_to(stores):
     await stores.add(said("STOP"))
 

@@ -32,6 +32,17 @@ def test_knows_a_stop_word_however_it_is_written(word, written):
         "\U0001d412\U0001d413\U0001d40e\U0001d40f",
         "\u24e2\u24e3\u24de\u24df",
         "stop\0",
+        "STOP\u2757\ufe0f",
+        "STOP \u2764\ufe0f",
+        "\u270b\ufe0fStop\u270b\ufe0f",
+        "STOP \U0001f6d1",
+        "stop \u0301",  # an accent that belongs to no letter
+        "STOP \u20e3",
+        "Opt-out",
+        "opt  out.",
+        "OPT\u2011OUT",
+        "opt\u00a0out",
+        "Stop all!",
     ],
 )
 def test_folds_widths_and_drops_what_shows_nothing(text):
@@ -52,6 +63,10 @@ def test_folds_widths_and_drops_what_shows_nothing(text):
         "the end",
         "S T O P",
         "STOP STOP",
+        "stop out",
+        "opt",
+        "opt o ut",
+        "stop\u0301",
         "stop1",
         "\u0441top",  # its first letter is Cyrillic
         "stop" + "!" * 97,
