@@ -50,10 +50,20 @@ class Known:
     is_long: bool  # so that a carrier may take it in parts
     outcomes: Mapping[int, Outcome]  # by the attempt's number
     carriers: Mapping[int, str]
+    carrier_ids: Mapping[int, str]  # the carrier's own; empty for one that it did not tell
 
     def attempts_of(self, carrier: str) -> list[int]:
         """Return the numbers of a carrier's attempts."""
         return [number for number, each in self.carriers.items() if each == carrier]
+
+    def meant_by(self, receipt: Receipt) -> int | None:
+        """Return the newest attempt that a receipt of its carrier can be about; None when that has made none.
+
+        A receipt with another id than an attempt's is about another attempt, as long as there is one without an id.
+        """
+        attempts = self.attempts_of(receipt.carrier)
+        nameless = [number for number in attempts if not (receipt.carrier_message_id and self.carrier_ids[number])]
+        return max(nameless or attempts, default=None)
 
     def has_open_attempt_of(self, carrier: str) -> bool:
         """Tell whether an attempt of a carrier is under way, whose ids there are not known yet."""
@@ -158,19 +168,23 @@ async def _known_messages(connection: Connection, message_ids: Sequence[str]) ->
     messages = found.all()
     outcomes: dict[str, dict[int, Outcome]] = defaultdict(dict)
     carriers: dict[str, dict[int, str]] = defaultdict(dict)
+    carrier_ids: dict[str, dict[int, str]] = defaultdict(dict)
+    columns = (ATTEMPTS.c.message_id, ATTEMPTS.c.number, ATTEMPTS.c.carrier, ATTEMPTS.c.outcome)
     for row in await connection.execute(
-        select(ATTEMPTS.c.message_id, ATTEMPTS.c.number, ATTEMPTS.c.carrier, ATTEMPTS.c.outcome).where(
+        select(*columns, ATTEMPTS.c.carrier_message_id).where(
             ATTEMPTS.c.shard.in_(shards), ATTEMPTS.c.message_id.in_(message_ids)
         )
     ):
         outcomes[row.message_id][row.number] = Outcome(row.outcome)
         carriers[row.message_id][row.number] = row.carrier
+        carrier_ids[row.message_id][row.number] = row.carrier_message_id
     return {
         row.id: Known(
             status=Status(row.status),
             is_long=row.segments > 1,
             outcomes=outcomes[row.id],
             carriers=carriers[row.id],
+            carrier_ids=carrier_ids[row.id],
         )
         for row in messages
     }
@@ -189,13 +203,13 @@ def _placed(receipt: Receipt, by_id: PlacesById, known: Mapping[str, Known]) -> 
     if not receipt.message_id:
         return ReceiptResult.PARKED if receipt.carrier_message_id else ReceiptResult.UNKNOWN
     message = known.get(receipt.message_id)
-    attempts = message.attempts_of(receipt.carrier) if message else []
-    if message is None or not attempts:
+    attempt = message.meant_by(receipt) if message else None
+    if message is None or attempt is None:
         return ReceiptResult.UNKNOWN
     if receipt.carrier_message_id and message.is_long and message.has_open_attempt_of(receipt.carrier):
         return ReceiptResult.PARKED
-    # Of several attempts the newest is meant; the first names the row, so that a repeat finds it after a further one.
-    return Placed(receipt, Place(receipt.message_id, min(attempts), 0), max(attempts))
+    # The carrier's first attempt names the row, so that a repeat finds it after a further one.
+    return Placed(receipt, Place(receipt.message_id, min(message.attempts_of(receipt.carrier)), 0), attempt)
 
 
 async def _record(connection: Connection, told: Sequence[Placed]) -> set[tuple[Place, Status]]:

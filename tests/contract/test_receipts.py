@@ -160,6 +160,27 @@ async def test_of_two_ids_ours_says_which_message(store):
     assert [await status(store, each) for each in (first, second)] == [Status.SENT, Status.DELIVERED]
 
 
+@pytest.mark.parametrize("last", [Status.DELIVERED, Status.UNDELIVERED])
+async def test_does_not_take_a_word_on_an_older_attempt_for_one_on_the_attempt_that_has_another_id(store, last):
+    message_id, (_, second) = await resent(store, "main", "main")
+    await store.finish([finished(second, carrier_message_id="c-2")])
+
+    first = by_id("c-1", Status.UNDELIVERED, message_id=message_id)
+    assert await store.apply_receipts([first, first]) == [APPLIED, REPEATED]
+    assert await status(store, message_id) is Status.SENT
+
+    assert await store.apply_receipts([by_id("c-2", last, message_id=message_id)]) == [APPLIED]
+    assert await status(store, message_id) is last
+
+
+async def test_believes_an_id_of_another_form_where_every_attempt_has_one(store):
+    message_id = await sent(store, "0x1F")
+
+    assert await store.apply_receipts([by_id("31", Status.UNDELIVERED, message_id=message_id)]) == [APPLIED]
+
+    assert await status(store, message_id) is Status.UNDELIVERED
+
+
 async def test_takes_an_id_that_the_carrier_used_before_for_the_newer_message(store):
     older = await sent(store, "c-1")
     newer = await sent(store, "c-1", created_at=NOW + timedelta(seconds=1))
