@@ -75,10 +75,10 @@ class CallsEndpoint(Protocol):
 class DisablesEndpoints(Protocol):
     """Who can switch a webhook off, so that its owner sees it."""
 
-    async def disable(self, delivery: WebhookDelivery, url: str, reason: str, since: datetime) -> None:
+    async def disable(self, delivery: WebhookDelivery, url: str, reason: str, since: datetime) -> bool:
         """Disable the webhook that a delivery went to, if it still has this URL; it has failed since a time.
 
-        Repeats are harmless. Raises UnavailableError.
+        Return whether it is disabled now, with this URL. Repeats are harmless. Raises UnavailableError.
         """
 
 
@@ -288,7 +288,8 @@ class DeliverWebhooks:
         else:
             return
         try:
-            await self._disabling.disable(delivery, url, reason, failing_since)
+            if not await self._disabling.disable(delivery, url, reason, failing_since):
+                return  # its owner has given it another URL, or removed it
             while await self._store.miss_waiting(delivery.endpoint, reason, now, MISSED_IN_COMMIT) == MISSED_IN_COMMIT:
                 pass
         except UnavailableError as error:

@@ -21,7 +21,18 @@ class Keyword(StrEnum):
     HELP = "help"
 
 
-STOP_WORDS: Final = ("STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "REVOKE", "OPTOUT", "OPT OUT", "STOP ALL")
+STOP_WORDS: Final = (
+    "STOP",
+    "STOPALL",
+    "UNSUBSCRIBE",
+    "CANCEL",
+    "END",
+    "QUIT",
+    "REVOKE",
+    "OPTOUT",
+    "OPT OUT",
+    "STOP ALL",
+)
 START_WORDS: Final = ("START", "UNSTOP")
 # YES is also what people answer to questions, so it is START only where there is something to start again.
 START_WORDS_WHEN_OPTED_OUT: Final = ("YES",)

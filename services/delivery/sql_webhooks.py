@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 
@@ -104,7 +105,7 @@ class SqlWebhookStore:
             now_ms = to_milliseconds(max(each.finished_at for each in mine))
             await queue.give_turns(connection, {each.endpoint for each in mine}, now_ms)
             return [
-                Recorded(kept=is_mine, failing_since=rows.moment(streaks[each.endpoint][0]) if is_mine else None)
+                Recorded(kept=is_mine, failing_since=rows.moment(streaks[each.endpoint].since_ms) if is_mine else None)
                 for each, is_mine in zip(finished, verdicts, strict=True)
             ]
 
@@ -207,7 +208,7 @@ class SqlWebhookStore:
             await connection.execute(
                 update(ENDPOINTS)
                 .where(ENDPOINTS.c.endpoint == endpoint)
-                .values(failing_since_ms=None, failed_at_ms=None)
+                .values(failing_since_ms=None, failed_at_ms=None, failing_url_sha256=None)
             )
             ids = await queue.take_out(connection, endpoint, limit)
             if ids:
@@ -299,20 +300,38 @@ async def _close(connection: Connection, finished: Sequence[FinishedWebhook]) ->
         await queue.wait_again(connection, again)
 
 
-_Streak = tuple[int | None, int | None]  # since when an endpoint only fails, and when it last failed
+class _Streak(NamedTuple):
+    """The failures of an endpoint since it last succeeded, all of them of one URL."""
+
+    since_ms: int | None = None
+    last_ms: int | None = None
+    url_sha256: bytes | None = None
+
+    def after(self, finished: FinishedWebhook) -> _Streak:
+        if finished.status is WebhookStatus.DELIVERED:
+            return _NO_STREAK
+        url_sha256 = hashlib.sha256(finished.url.encode()).digest()
+        # Its owner may have given it another URL, which has not failed yet.
+        goes_on = self.url_sha256 in (None, url_sha256)
+        since, last = (rows.moment(each) if goes_on else None for each in (self.since_ms, self.last_ms))
+        since = streak_after_failure(since, last, finished.finished_at)
+        return _Streak(to_milliseconds(since), to_milliseconds(finished.finished_at), url_sha256)
+
+
+_NO_STREAK: Final = _Streak()
 
 
 async def _lock_streaks(connection: Connection, finished: Sequence[FinishedWebhook]) -> dict[str, _Streak]:
     names = sorted({each.endpoint for each in finished})
     found = await connection.execute(
-        select(ENDPOINTS.c.endpoint, ENDPOINTS.c.failing_since_ms, ENDPOINTS.c.failed_at_ms)
+        select(
+            ENDPOINTS.c.endpoint, ENDPOINTS.c.failing_since_ms, ENDPOINTS.c.failed_at_ms, ENDPOINTS.c.failing_url_sha256
+        )
         .where(ENDPOINTS.c.endpoint.in_(names))
         .order_by(ENDPOINTS.c.endpoint)
         .with_for_update()
     )
-    return dict.fromkeys(names, (None, None)) | {
-        row.endpoint: (row.failing_since_ms, row.failed_at_ms) for row in found
-    }
+    return dict.fromkeys(names, _NO_STREAK) | {endpoint: _Streak(*streak) for endpoint, *streak in found}
 
 
 async def _forget(connection: Connection, delivery_ids: Sequence[str]) -> None:
@@ -327,24 +346,22 @@ async def _keep_streaks(
     """Move the streaks of failures on, and write those that have changed."""
     before = dict(streaks)
     for each in sorted(finished, key=lambda each: each.finished_at):
-        if not each.called:
-            continue
-        if each.status is WebhookStatus.DELIVERED:
-            streaks[each.endpoint] = (None, None)
-        else:
-            since, last = (rows.moment(milliseconds) for milliseconds in streaks[each.endpoint])
-            since = streak_after_failure(since, last, each.finished_at)
-            streaks[each.endpoint] = (to_milliseconds(since), to_milliseconds(each.finished_at))
+        if each.called:
+            streaks[each.endpoint] = streaks[each.endpoint].after(each)
     changed: list[dict[str, Any]] = [
-        {"at_endpoint": endpoint, "to_since_ms": since, "to_failed_ms": failed}
-        for endpoint, (since, failed) in sorted(streaks.items())
-        if before[endpoint] != (since, failed)
+        {"at_endpoint": endpoint, "to_since_ms": since, "to_failed_ms": failed, "to_url_sha256": url_sha256}
+        for endpoint, (since, failed, url_sha256) in sorted(streaks.items())
+        if before[endpoint] != streaks[endpoint]
     ]
     if changed:
         await connection.execute(
             update(ENDPOINTS)
             .where(ENDPOINTS.c.endpoint == bindparam("at_endpoint"))
-            .values(failing_since_ms=bindparam("to_since_ms"), failed_at_ms=bindparam("to_failed_ms")),
+            .values(
+                failing_since_ms=bindparam("to_since_ms"),
+                failed_at_ms=bindparam("to_failed_ms"),
+                failing_url_sha256=bindparam("to_url_sha256"),
+            ),
             changed,
         )
 

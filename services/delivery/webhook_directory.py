@@ -70,12 +70,12 @@ class WebhookDirectory:
         webhook = answer.integration.outbound if owner.integration_id else answer.webhook
         return Target(url=webhook.url, secrets=self._in_force(webhook), is_enabled=webhook.enabled) if has_it else None
 
-    async def disable(self, delivery: WebhookDelivery, url: str, reason: str, since: datetime) -> None:
-        """Switch the webhook off that a delivery went to, unless it has another URL by now. Raises UnavailableError."""
+    async def disable(self, delivery: WebhookDelivery, url: str, reason: str, since: datetime) -> bool:
+        """See DisablesEndpoints."""
         to = delivery.destination
         failing_since = Timestamp()
         failing_since.FromMilliseconds(to_milliseconds(since))
-        await clients.call(
+        answer: registry_service_pb2.DisableWebhookTargetResponse = await clients.call(
             self._registry.DisableWebhookTarget,
             registry_service_pb2.DisableWebhookTargetRequest(
                 tenant_id=delivery.tenant_id,
@@ -87,6 +87,7 @@ class WebhookDirectory:
             part="Integrations",
             timeout_seconds=TIMEOUT_SECONDS,
         )
+        return answer.is_disabled
 
     async def close(self) -> None:
         """Ask no more."""

@@ -106,6 +106,7 @@ class WebhookEndpointRow(SQLModel, table=True):
     turn_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     failing_since_ms: int | None = Field(default=None, sa_type=BigInteger)
     failed_at_ms: int | None = Field(default=None, sa_type=BigInteger)  # the last time
+    failing_url_sha256: bytes | None = Field(default=None, sa_type=LargeBinary)  # that it had then
 
 
 # The same tables for Core statements, which is what rows in thousands need.

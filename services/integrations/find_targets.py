@@ -65,8 +65,8 @@ class FindTargets:
             webhook=webhook and _as_of(now, webhook),
         )
 
-    async def disable(self, failure: Failure) -> None:
-        """Switch a URL off; do nothing when it is gone, another one by now, or off already."""
+    async def disable(self, failure: Failure) -> bool:
+        """Switch a URL off unless it is gone, another one by now, or off already; return whether it is off now."""
         now = self._clock.now()
         disabled = Disabled(
             at=now, reason=failure.reason[:MAX_REASON_LENGTH], missed_since=min(failure.failing_since or now, now)
@@ -82,6 +82,14 @@ class FindTargets:
                 integration_id=failure.integration_id,
                 reason=disabled.reason,
             )
+        return is_switched or await self._is_off(failure)
+
+    async def _is_off(self, failure: Failure) -> bool:
+        targets = await self._webhooks.find_targets(failure.tenant_id, failure.integration_id)
+        target = targets.webhook
+        if failure.integration_id:
+            target = targets.integration.outbound if targets.integration else None
+        return target is not None and target.url == failure.url and not target.is_enabled
 
     async def _disable_outbound(self, failure: Failure, disabled: Disabled) -> bool:
         try:

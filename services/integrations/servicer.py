@@ -141,8 +141,8 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: registry_service_pb2.DisableWebhookTargetRequest, context: Context
     ) -> registry_service_pb2.DisableWebhookTargetResponse:
         """See the contract."""
-        await self._targets.disable(webhook_convert.failure_from(request))
-        return registry_service_pb2.DisableWebhookTargetResponse()
+        is_disabled = await self._targets.disable(webhook_convert.failure_from(request))
+        return registry_service_pb2.DisableWebhookTargetResponse(is_disabled=is_disabled)
 
 
 class KeysServicer(KeysServiceServicer):

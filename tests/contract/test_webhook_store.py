@@ -559,6 +559,17 @@ async def test_tells_since_when_an_endpoint_only_fails(store):
     assert [each.failing_since for each in (one, two, three)] == [at(1), at(1), None]
 
 
+async def test_begins_anew_with_the_failures_of_another_url(store):
+    await store.add([new_delivery() for _ in range(3)])
+    first, second, third = await claim(store)
+
+    await store.finish([failed(first)])
+    (moved,) = await store.finish([failed(second, url=f"{DIALLED}/new", finished_at=NOW + timedelta(hours=1))])
+    (later,) = await store.finish([failed(third, url=f"{DIALLED}/new", finished_at=NOW + timedelta(hours=2))])
+
+    assert [each.failing_since for each in (moved, later)] == [NOW + timedelta(hours=1)] * 2
+
+
 async def test_does_not_count_what_was_not_called_as_a_failure(store):
     await store.add([new_delivery()])
     (claimed,) = await claim(store)

@@ -87,9 +87,10 @@ class FakeRegistry(RegistryServiceServicer):
         webhook = self.webhooks.get(request.tenant_id)
         if request.integration_id:
             webhook = self.integrations[request.tenant_id, request.integration_id].outbound
-        if webhook and webhook.url == request.url:
+        is_disabled = webhook is not None and webhook.url == request.url
+        if is_disabled:
             webhook.enabled = False
-        return registry_service_pb2.DisableWebhookTargetResponse()
+        return registry_service_pb2.DisableWebhookTargetResponse(is_disabled=is_disabled)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         add_RegistryServiceServicer_to_server(self, server)

@@ -79,6 +79,10 @@ class World:
         self.directory_is_down = False
         self.script: Callable[[str], CallResult] = lambda _name: WELL["is well"]
         self.gates: dict[str, asyncio.Event] = {}
+        self.moved: dict[str, str] = {}
+
+    def url_of(self, name: str) -> str:
+        return self.moved.get(name, f"https://{name}.example/")
 
     async def target(self, delivery: WebhookDelivery) -> Target | None:
         if self.directory_is_down:
@@ -86,19 +90,21 @@ class World:
         name = delivery.destination.id
         if name in self.gone:
             return None
-        return Target(url=f"https://{name}.example/", secrets=("s",), is_enabled=name not in self.disabled)
+        return Target(url=self.url_of(name), secrets=("s",), is_enabled=name not in self.disabled)
 
     async def call(self, target: Target, delivery: WebhookDelivery, at: datetime) -> CallResult:
         name = delivery.destination.id
-        assert target.url == f"https://{name}.example/"
+        assert target.url == self.url_of(name)
         self.calls[name].append(Call(at=at, delivery_id=delivery.id, event_id=delivery.event_id))
         if name in self.gates:
             await self.gates[name].wait()
         return self.script(name)
 
-    async def disable(self, delivery: WebhookDelivery, url: str, reason: str, since: datetime) -> None:
-        assert url == f"https://{delivery.destination.id}.example/"
-        self.disabled[delivery.destination.id] = (reason, since)
+    async def disable(self, delivery: WebhookDelivery, url: str, reason: str, since: datetime) -> bool:
+        has_it_still = url == self.url_of(delivery.destination.id)
+        if has_it_still:
+            self.disabled[delivery.destination.id] = (reason, since)
+        return has_it_still
 
     async def take(self, delivery: WebhookDelivery, body: bytes) -> None:
         self.taken.append((delivery.reply_id, body))
@@ -346,6 +352,39 @@ async def test_calls_nobody_for_an_event_that_nobody_wants_and_leaves_no_trace_o
     assert await store.get(delivery.tenant_id, delivery.id) is None
     assert await store.next_due() is None
     assert world.calls == {}
+
+
+async def test_misses_nothing_for_what_the_url_before_has_said(store, world, clock):
+    answers = itertools.chain([GONE] * 4, itertools.repeat(WELL["is well"]))
+    world.script = lambda _name: next(answers)
+    calls_end = world.gates["shop"] = asyncio.Event()
+    deliveries = [new_delivery("shop", clock) for _ in range(20)]
+    await store.add(deliveries)
+    process = Process(store, world)
+
+    await process.delivering.deliver_due()
+    async with asyncio.timeout(5):
+        while len(world.calls["shop"]) < 4:
+            await asyncio.sleep(0)
+    world.moved["shop"] = "https://shop.example/new"
+    calls_end.set()
+    await process.deliver_what_is_due()
+
+    assert world.disabled == {}
+    assert statuses(await logs(store, deliveries)) == {WebhookStatus.FAILED: 4, WebhookStatus.DELIVERED: 16}
+
+
+async def test_gives_a_new_url_five_days_of_its_own(store, world, clock):
+    world.script = lambda _name: BROKEN["fails"]
+    await store.add([new_delivery("shop", clock, next_at=clock.now() + timedelta(days=day)) for day in range(5)])
+    process, moved_at = Process(store, world), clock.now() + timedelta(days=4, hours=23)
+
+    await process.run_until(moved_at)
+    world.moved["shop"] = "https://shop.example/new"
+    await process.run_until(moved_at + timedelta(days=3))
+
+    assert any(call.at > moved_at for call in world.calls["shop"])
+    assert world.disabled == {}
 
 
 async def test_calls_nobody_for_a_webhook_that_is_disabled(store, world, clock):

@@ -50,11 +50,12 @@ async def targets(clients, integration_id=""):
 
 
 async def disable(clients, integration_id="", url=URL, reason=GONE, **fields):
-    await clients.registry.DisableWebhookTarget(
+    answer = await clients.registry.DisableWebhookTarget(
         DisableWebhookTargetRequest(
             tenant_id=await default_tenant(clients), integration_id=integration_id, url=url, reason=reason, **fields
         )
     )
+    return answer.is_disabled
 
 
 async def create(clients, metadata, **fields):
@@ -213,9 +214,9 @@ async def test_a_webhook_that_was_disabled_says_so_until_it_is_enabled_again(cli
     made = await put(clients, owner)
     since = made.created_at
 
-    await disable(clients, failing_since=since)
+    assert await disable(clients, failing_since=since)
     disabled = await get(clients, owner)
-    await disable(clients, reason="again")
+    assert await disable(clients, reason="again")
     still = await get(clients, owner)
     told = (await targets(clients)).webhook
     enabled = await put(clients, owner)
@@ -230,7 +231,7 @@ async def test_a_webhook_that_was_disabled_says_so_until_it_is_enabled_again(cli
 async def test_a_webhook_with_another_url_by_now_is_not_disabled(clients, owner):
     await put(clients, owner, url="https://other.example/")
 
-    await disable(clients)
+    assert not await disable(clients)
 
     assert (await get(clients, owner)).enabled
 
@@ -295,9 +296,9 @@ async def test_an_empty_signing_secret_removes_the_old_one_too(clients, owner):
 async def test_an_outbound_url_that_was_disabled_says_so_until_it_is_enabled_again(clients, owner, again):
     made = await create(clients, owner, outbound_url=URL)
 
-    await disable(clients, made.id, failing_since=made.created_at)
+    assert await disable(clients, made.id, failing_since=made.created_at)
     disabled = await read(clients, owner, made)
-    await disable(clients, made.id, reason="again")
+    assert await disable(clients, made.id, reason="again")
     renamed = await patch(clients, owner, made, name="another name")
     told = (await targets(clients, made.id)).integration.outbound
     enabled = await patch(clients, owner, made, **again)
@@ -327,8 +328,8 @@ async def test_replacing_an_integration_enables_its_url_unless_it_says_otherwise
 async def test_an_integration_that_is_gone_or_calls_elsewhere_is_not_disabled(clients, owner):
     made = await create(clients, owner, outbound_url="https://other.example/")
 
-    await disable(clients, made.id)
-    await disable(clients, "wkh_" + "0" * 26)
+    assert not await disable(clients, made.id)
+    assert not await disable(clients, "wkh_" + "0" * 26)
 
     assert (await read(clients, owner, made)).outbound_enabled
 

@@ -207,7 +207,7 @@ async def test_a_url_that_only_fails_is_switched_off_and_what_it_missed_is_since
     )
 
     with capture_logs() as lines:
-        await finding(clock, store).disable(failure)
+        assert await finding(clock, store).disable(failure)
 
     disabled = Disabled(at=clock.now(), reason=("It " * 100)[:200], missed_since=since)
     assert store.disabled == [("ten_1", integration_id, URL, disabled)]
@@ -231,7 +231,7 @@ async def test_switching_off_what_is_another_url_by_now_is_no_failure(clock, int
     failure = Failure(tenant_id="ten_1", integration_id=integration_id, url="https://old.example/", reason="Gone.")
 
     with capture_logs() as lines:
-        await finding(clock, Settings()).disable(failure)
+        assert not await finding(clock, Settings(Targets())).disable(failure)
 
     assert lines == []
 

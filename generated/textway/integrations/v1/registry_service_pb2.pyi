@@ -532,16 +532,21 @@ Global___DisableWebhookTargetRequest: _TypeAlias = DisableWebhookTargetRequest  
 
 @_typing.final
 class DisableWebhookTargetResponse(_message.Message):
-    """DisableWebhookTargetResponse is empty."""
+    """DisableWebhookTargetResponse says how the target is now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    IS_DISABLED_FIELD_NUMBER: _builtins.int
+    is_disabled: _builtins.bool
+    """is_disabled is true when the target has this URL and is switched off, by this call or before it."""
     def __init__(
         self,
+        *,
+        is_disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_disabled", b"is_disabled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
