@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -60,11 +60,11 @@ class ClaimRound:
 
     def decide(self, due: DueMessage) -> Decision:
         """Return what to do with a message whose time has come."""
-        message, last = due.message, due.last_attempt
+        message, doubtful = due.message, due.doubtful_attempt
         if self._now >= message.valid_until:
             return Finish(status=Status.EXPIRED, failure=message.failure or Failure(reason=FailureReason.EXPIRED))
-        if last and last.outcome in (Outcome.STARTED, Outcome.UNKNOWN):
-            return self._after_unknown(message, last)
+        if doubtful:
+            return self._after_unknown(message, doubtful, due.attempts)
         return self._anywhere(message, due.attempts)
 
     def _most(self, route: Route) -> int:
@@ -111,30 +111,32 @@ class ClaimRound:
             self._known[route.name] = _Way(carrier, why, bool(others), fresh) if carrier and is_straight else None
         return self._known[route.name]
 
-    def _after_unknown(self, message: Message, last: Attempt) -> Decision:
-        # The carrier of the last attempt may have the message, so only that one may get it again.
-        previous = self._carriers.named(last.carrier)
+    def _after_unknown(self, message: Message, doubtful: Attempt, attempts: tuple[Attempt, ...]) -> Decision:
+        # The carrier of that attempt may have the message, so only that one may get it again.
+        previous = self._carriers.named(doubtful.carrier)
         capability = previous.capability if previous else Capability.BLIND
         if capability is Capability.RECONCILABLE:
             # An attempt that was cut off can be asked about only now that its process is back, however long that took.
-            ended_at = self._now if last.outcome is Outcome.STARTED else last.finished_at or last.started_at
+            is_open = doubtful.outcome is Outcome.STARTED
+            ended_at = self._now if is_open else doubtful.finished_at or doubtful.started_at
             evidence_until = ended_at + self._evidence
             if self._now < evidence_until:
                 return Postpone(until=evidence_until)
         if message.on_unknown is OnUnknown.HOLD and capability is not Capability.IDEMPOTENT:
             return Finish(status=Status.UNKNOWN, failure=Failure(reason=FailureReason.NO_ANSWER))
-        doubled = capability is not Capability.IDEMPOTENT
         if previous is None:
-            # It is gone from the configuration, and the policy is to send: the next one gets it.
-            decision = self._anywhere(message, ())
-            return _doubled(decision) if isinstance(decision, Begin) else decision
+            # It is gone from the configuration, and the policy is to send: another one gets it.
+            since = attempts[attempts.index(doubtful) + 1 :]
+            decision = self._anywhere(message, since)
+            return replace(decision, doubles=doubtful.number) if isinstance(decision, Begin) else decision
         if previous.name not in self._room.available:
             return Postpone(until=self._now + timedelta(seconds=LOOK_AGAIN_SECONDS))
         route = self._carriers.route(message)
-        why = "again, because the last attempt's outcome is not known"
-        return self._begin(message, route, _Way(previous, why), doubled=doubled)
+        why = f"again, because the outcome of attempt {doubtful.number} is not known"
+        doubles = 0 if capability is Capability.IDEMPOTENT else doubtful.number
+        return self._begin(message, route, _Way(previous, why), doubles=doubles)
 
-    def _begin(self, message: Message, route: Route, way: _Way, *, doubled: bool = False) -> Decision:
+    def _begin(self, message: Message, route: Route, way: _Way, *, doubles: int = 0) -> Decision:
         name = way.carrier.name
         if self._free.get(name, 0) <= 0:
             return Leave()
@@ -143,7 +145,7 @@ class ClaimRound:
             carrier=name,
             sender=self._carriers.sender(message, route, way.carrier),
             why=way.why,
-            possible_duplicate=doubled,
+            doubles=doubles,
             others=way.others,
             fresh_others=way.fresh_others,
         )
@@ -160,14 +162,3 @@ def _failed_this_round(attempts: tuple[Attempt, ...], carriers: int) -> frozense
         if len(failed) >= carriers:
             failed.clear()
     return frozenset(failed)
-
-
-def _doubled(begin: Begin) -> Begin:
-    return Begin(
-        carrier=begin.carrier,
-        sender=begin.sender,
-        why=begin.why,
-        possible_duplicate=True,
-        others=begin.others,
-        fresh_others=begin.fresh_others,
-    )

@@ -241,8 +241,10 @@ class Dispatcher:
             except UnavailableError:
                 self._leased_until = min(before, self._leased_until)
                 raise
-            if len(held) < len(attempts):
-                log.warning("leases lost", lost=len(attempts) - len(held))
+            still_in_flight = {attempt.message.id for attempt in self._in_flight.values()}
+            lost = {attempt.message.id for attempt in attempts} & still_in_flight - held
+            if lost:
+                log.warning("leases lost", lost=len(lost))
 
     async def drain(self, seconds: float) -> None:
         """Wait for what is in flight; after so many seconds, record the rest as unknown."""

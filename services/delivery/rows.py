@@ -90,7 +90,7 @@ def new_attempt(attempt: StartedAttempt, started_at_ms: int) -> tuple[Any, ...]:
         started_at_ms,
         None,  # finished_at_ms
         "",  # detail
-        attempt.possible_duplicate,
+        bool(attempt.doubles),  # possible_duplicate
         attempt.sender,
         attempt.why,
         "",  # failure_reason

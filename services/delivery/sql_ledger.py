@@ -137,7 +137,7 @@ async def start(connection: Connection, started: Sequence[StartedAttempt], now_m
         connection, [(shard, id_, a.number, a.carrier, a.sender, now_ms) for shard, id_, a in each]
     )
     await open_attempts(connection, started, now_ms)
-    doubled = [{**at(a.message.id), "at_number": a.number - 1} for a in started if a.possible_duplicate]
+    doubled = [{**at(a.message.id), "at_number": a.doubles} for a in started if a.doubles]
     if doubled:
         await connection.execute(UPDATE_ATTEMPT.values(possible_duplicate=True), doubled)
 

@@ -43,7 +43,7 @@ _SET_RANK: Final = HotStatement(
     UPDATE_DUE.values(rank=bindparam("to_rank"), claimed=False), ("at_shard", "at_id", "to_rank")
 )
 _LOCK: Final = HotStatement(
-    select(DUE.c.message_id, DUE.c.token)
+    select(DUE.c.message_id, DUE.c.token, DUE.c.claimed)
     .where(one_of(DUE.c.shard, "shards"), one_of(DUE.c.message_id, "ids"))
     .order_by(DUE.c.message_id)
     .with_for_update(),
@@ -171,6 +171,12 @@ async def lock(connection: Connection, message_ids: Sequence[str]) -> dict[str, 
     """
     found = await _LOCK.rows(connection, shards_of(message_ids), list(message_ids))
     return {row[0]: row[1] for row in found}
+
+
+async def lock_leased(connection: Connection, message_ids: Sequence[str]) -> dict[str, int]:
+    """Lock likewise, and return the tokens of those that are leased: not of one that waits for its next attempt."""
+    found = await _LOCK.rows(connection, shards_of(message_ids), list(message_ids))
+    return {id_: token for id_, token, is_leased in found if is_leased}
 
 
 async def next_due_ms(database: Database, shard: int, routes: Sequence[str]) -> int | None:

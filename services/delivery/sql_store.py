@@ -176,7 +176,7 @@ class SqlMessageStore:
     async def renew(self, attempts: Sequence[StartedAttempt], lease_until: datetime) -> set[str]:
         """Move the end of the leases that still carry the caller's token."""
         async with self._database.write() as connection:
-            held = await sql_queue.lock(connection, [attempt.message.id for attempt in attempts])
+            held = await sql_queue.lock_leased(connection, [attempt.message.id for attempt in attempts])
             mine = [a.message.id for a in attempts if held.get(a.message.id) == a.token]
             if mine:
                 due_at_ms = to_milliseconds(lease_until)
@@ -190,7 +190,7 @@ class SqlMessageStore:
         ids = [attempt.message_id for attempt in attempts]
 
         async def work(connection: Connection) -> tuple[list[bool], bool]:
-            await sql_queue.lock(connection, ids)
+            unmoved = await sql_queue.lock(connection, ids)
             open_tokens = await sql_ledger.open_tokens(connection, ids)
             verdicts = [open_tokens.get((a.message_id, a.number)) == a.token for a in attempts]
             mine = [attempt for attempt, is_mine in zip(attempts, verdicts, strict=True) if is_mine]
@@ -199,7 +199,9 @@ class SqlMessageStore:
             if mine:
                 await sql_ledger.close(connection, mine)
                 await sql_ledger.leave_or_requeue(connection, mine)
-                has_told = await self._tell(connection, [after for each in mine if (after := self._awaited(each))])
+                # A receipt that was quicker has moved the message, taken it out of the queue, and told of it.
+                to_tell = [self._awaited(attempt) for attempt in mine if attempt.message_id in unmoved]
+                has_told = await self._tell(connection, [after for after in to_tell if after])
             late = [attempt for attempt, is_mine in zip(attempts, verdicts, strict=True) if not is_mine]
             await sql_ledger.keep_carrier_ids(connection, late)
             # Last, because it locks out every claim. It is the carrier's word, however late the outcome came.

@@ -41,19 +41,33 @@ class DueMessage:
         """The newest attempt; None before the first."""
         return self.attempts[-1] if self.attempts else None
 
+    @property
+    def doubtful_attempt(self) -> Attempt | None:
+        """The newest attempt of which nobody knows whether the carrier has the message; None where there is none.
+
+        What came of later ones does not tell it, except a refusal: who does not take the message now did not before.
+        """
+        refused: set[str] = set()
+        for attempt in reversed(self.attempts):
+            if attempt.outcome in (Outcome.STARTED, Outcome.UNKNOWN) and attempt.carrier not in refused:
+                return attempt
+            if attempt.outcome is Outcome.REFUSED:
+                refused.add(attempt.carrier)
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Begin:
     """Start an attempt with this carrier and sender.
 
-    `why` says in a few words why this carrier. `possible_duplicate` says that the last attempt may have reached the
-    handset too; both are then marked so.
+    `why` says in a few words why this carrier. `doubles` is the number of an earlier attempt that may have reached the
+    handset too, 0 for none; both are then marked as possible duplicates.
     """
 
     carrier: str
     sender: str
     why: str = ""
-    possible_duplicate: bool = False
+    doubles: int = 0
     others: bool = False  # another carrier of the route may take it, should this one refuse
     fresh_others: bool = False  # one that can take messages now, and has not failed since the last round
 
@@ -98,7 +112,7 @@ class StartedAttempt:
     carrier: str
     sender: str
     token: int  # fences: whoever claims the message after a lost lease gets a higher one
-    possible_duplicate: bool
+    doubles: int  # as `Begin` has it
     why: str = ""
     not_before: datetime | None = None  # when its slot comes; None for at once
     others: bool = False  # as `Begin` has them
@@ -113,7 +127,7 @@ class StartedAttempt:
             carrier=begin.carrier,
             sender=begin.sender,
             token=token,
-            possible_duplicate=begin.possible_duplicate,
+            doubles=begin.doubles,
             why=begin.why,
             not_before=not_before,
             others=begin.others,

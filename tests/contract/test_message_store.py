@@ -243,6 +243,27 @@ async def test_renews_only_leases_that_are_still_the_callers(store):
     assert len(await claim(store, LEASE + timedelta(seconds=30))) == 1
 
 
+async def test_renews_no_lease_of_an_attempt_that_has_ended_meanwhile(store):
+    await store.add([new_message()])
+    (attempt,) = await claim(store)
+    retry_at = NOW + timedelta(minutes=10)
+    await store.finish(
+        [
+            finished(
+                attempt,
+                outcome=Outcome.TRY_LATER,
+                status=Status.QUEUED,
+                failure=Failure(reason=FailureReason.THROTTLED),
+                retry_at=retry_at,
+            )
+        ]
+    )
+
+    assert await store.renew([attempt], LEASE + timedelta(seconds=30)) == set()
+
+    assert await store.next_due(0, [ROUTE]) == retry_at
+
+
 async def test_keeps_a_finished_message_out_of_the_due_queue(store):
     await store.add([new_message()])
     (attempt,) = await claim(store)
@@ -275,10 +296,27 @@ async def test_marks_both_attempts_of_a_possible_duplicate(store):
     await store.add([message])
     await claim(store)
 
-    await claim(store, LEASE, decide=lambda _: Begin(carrier="simulator", sender="x", possible_duplicate=True))
+    await claim(store, LEASE, decide=lambda _: Begin(carrier="simulator", sender="x", doubles=1))
 
     history = await store.history(TENANT, message.id)
     assert [each.possible_duplicate for each in history.attempts] == [True, True]
+
+
+async def test_marks_the_attempt_in_doubt_and_not_the_one_between(store):
+    message = new_message()
+    await store.add([message])
+    await claim(store)
+    (second,) = await claim(store, LEASE)
+    later = LEASE + timedelta(seconds=1)
+    failure = Failure(reason=FailureReason.CARRIER_UNAVAILABLE)
+    await store.finish(
+        [finished(second, outcome=Outcome.TRY_LATER, status=Status.QUEUED, failure=failure, retry_at=later)]
+    )
+
+    await claim(store, later, decide=lambda _: Begin(carrier="simulator", sender="x", doubles=1))
+
+    history = await store.history(TENANT, message.id)
+    assert [each.possible_duplicate for each in history.attempts] == [True, False, True]
 
 
 async def test_finishes_or_postpones_without_an_attempt_when_told_so(store):

@@ -445,6 +445,25 @@ class TestMissingReceipts:
         assert await store.in_doubt("other", unchanged_since=since, after=None, limit=9) == []
 
 
+@pytest.mark.parametrize("quicker", [Status.SENT, Status.DELIVERED])
+@pytest.mark.parametrize("outcome", [(Outcome.TAKEN, Status.SENT), (Outcome.REFUSED, Status.FAILED)])
+async def test_tells_nothing_of_an_outcome_when_a_receipt_was_quicker(database_url, quicker, outcome):
+    database = Database.open(database_url)
+    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    announced: list[Status] = []
+    store = SqlMessageStore(database, announce=lambda message: announced.append(message.status) or ())
+    message = new_message()
+    await store.add([message])
+    attempt = await start(store)
+
+    await store.apply_receipts([told(quicker, message_id=message.id)])
+    await store.finish([finished(attempt, outcome=outcome[0], status=outcome[1], message=attempt.message)])
+
+    assert announced == [quicker]
+    assert await status(store, message.id) is quicker
+    await database.close()
+
+
 async def test_knows_a_message_by_the_id_of_an_outcome_that_came_after_its_lease_was_lost(store):
     message_id, (slow, _newer) = await resent(store, "main", "main")
     late = finished(slow, carrier_message_id="c-late")

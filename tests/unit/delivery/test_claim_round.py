@@ -11,9 +11,9 @@ import pytest
 from services.delivery.carriers.base import Capability
 from services.delivery.carriers.registry import Carriers
 from services.delivery.claim_round import CLAIM_SIZE, ClaimRound, Room
-from services.delivery.domain import OnUnknown, Outcome
+from services.delivery.domain import Attempt, Failure, FailureReason, OnUnknown, Outcome, Status
 from services.delivery.routing import Route
-from services.delivery.store import Begin, DueMessage, Leave, Postpone
+from services.delivery.store import Begin, DueMessage, Finish, Leave, Postpone
 from tests.unit.delivery.test_dispatch import MESSAGE, last_attempt
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
@@ -21,18 +21,25 @@ MAIN = Route(name="main", carriers={"a": 1}, failover=("b",), prefixes=("+65",))
 REST = Route(name="rest", carriers={"b": 1, "c": 1})
 
 
-def carrier(name: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, sender="", capability=Capability.BLIND)
+def carrier(name: str, capability: Capability) -> SimpleNamespace:
+    return SimpleNamespace(name=name, sender="", capability=capability)
 
 
-def claim_round(*, available="abc", free=None, slots=None, routes=(MAIN, REST)) -> ClaimRound:
+def attempts(*outcomes: str, carrier: str = "a") -> tuple[Attempt, ...]:
+    made = [last_attempt(Outcome(outcome), carrier=carrier, age_seconds=1000) for outcome in outcomes]
+    return tuple(replace(each, number=number) for number, each in enumerate(made, 1))
+
+
+def claim_round(
+    *, available="abc", free=None, slots=None, routes=(MAIN, REST), capability=Capability.BLIND
+) -> ClaimRound:
     room = Room(
         available=set(available),
         free={"a": 1000, "b": 1000, "c": 1000} | (free or {}),
         health={},
         slots=slots or {},
     )
-    carriers = Carriers(*map(carrier, "abc"), routes=routes)
+    carriers = Carriers(*(carrier(name, capability) for name in "abc"), routes=routes)
     return ClaimRound(carriers=carriers, room=room, now=NOW, evidence=timedelta(seconds=90))
 
 
@@ -90,12 +97,63 @@ def test_waits_for_the_carrier_that_may_have_the_message_and_takes_no_other():
     assert deciding.decide(DueMessage(message=MESSAGE, attempts=(tried,))) == Postpone(until=NOW + timedelta(seconds=5))
 
 
+@pytest.mark.parametrize("capability", list(Capability))
+@pytest.mark.parametrize(
+    "outcomes", [("unknown", "try_later"), ("unknown", "try_later", "try_later"), ("started", "try_later")]
+)
+def test_gives_no_other_carrier_what_an_earlier_attempt_may_have_sent(capability, outcomes):
+    due = DueMessage(message=MESSAGE, attempts=attempts(*outcomes))
+
+    away = claim_round(available="bc", capability=capability).decide(due)
+    back = claim_round(capability=capability).decide(due)
+
+    assert isinstance(away, Postpone)
+    # An idempotent carrier sends it once. One that can tell has had the time for it, unless it has just come back.
+    is_open = capability is Capability.RECONCILABLE and outcomes[0] == "started"
+    expected = None if is_open else ("a", 0 if capability is Capability.IDEMPOTENT else 1)
+    assert (None if isinstance(back, Postpone) else (back.carrier, back.doubles)) == expected
+
+
+@pytest.mark.parametrize("capability", [Capability.BLIND, Capability.RECONCILABLE])
+def test_sends_nothing_more_of_what_is_to_be_held_when_an_earlier_attempt_may_have_sent_it(capability):
+    held = replace(MESSAGE, on_unknown=OnUnknown.HOLD)
+
+    decision = claim_round(capability=capability).decide(
+        DueMessage(message=held, attempts=attempts("unknown", "try_later"))
+    )
+
+    assert decision == Finish(status=Status.UNKNOWN, failure=Failure(reason=FailureReason.NO_ANSWER))
+
+
+def test_doubts_the_newest_attempt_of_those_in_doubt():
+    due = DueMessage(message=MESSAGE, attempts=attempts("unknown", "unknown", "try_later"))
+
+    assert claim_round().decide(due).doubles == 2
+
+
+def test_takes_a_carriers_refusal_for_its_word_on_the_attempts_before_it():
+    due = DueMessage(message=MESSAGE, attempts=attempts("unknown", "refused"))
+
+    decision = claim_round(routes=[MAIN]).decide(due)
+
+    assert (decision.carrier, decision.doubles) == ("b", 0)
+
+
+def test_passes_over_what_could_not_take_it_since_the_carrier_in_doubt_was_removed():
+    gone, tried = attempts("unknown", "try_later", carrier="gone")
+    due = DueMessage(message=MESSAGE, attempts=(gone, replace(tried, carrier="a")))
+
+    decision = claim_round(routes=[MAIN]).decide(due)
+
+    assert (decision.carrier, decision.doubles) == ("b", 1)
+
+
 def test_marks_both_attempts_when_the_carrier_that_may_have_it_is_no_longer_configured():
     tried = last_attempt(Outcome.UNKNOWN, carrier="gone")
 
     decision = claim_round().decide(DueMessage(message=MESSAGE, attempts=(tried,)))
 
-    assert (decision.carrier, decision.possible_duplicate) == ("a", True)
+    assert (decision.carrier, decision.doubles) == ("a", 1)
 
 
 @pytest.mark.parametrize("available", ["abc", "ab", "a", "bc", "b", ""])

@@ -197,12 +197,12 @@ def dispatcher(
     )
 
 
-def again(*, possible_duplicate: bool) -> Begin:
+def again(*, doubles: int) -> Begin:
     return Begin(
         carrier="scripted",
         sender="+6598765432",
-        why="again, because the last attempt's outcome is not known",
-        possible_duplicate=possible_duplicate,
+        why="again, because the outcome of attempt 1 is not known",
+        doubles=doubles,
     )
 
 
@@ -261,24 +261,20 @@ async def test_never_plans_a_retry_after_the_validity_ends(clock):
 
 
 @pytest.mark.parametrize("outcome", [Outcome.STARTED, Outcome.UNKNOWN])
-@pytest.mark.parametrize(
-    ("capability", "possible_duplicate"), [(Capability.IDEMPOTENT, False), (Capability.BLIND, True)]
-)
-async def test_sends_again_at_once_when_nothing_can_be_learnt_by_waiting(
-    clock, outcome, capability, possible_duplicate
-):
+@pytest.mark.parametrize(("capability", "doubles"), [(Capability.IDEMPOTENT, 0), (Capability.BLIND, 1)])
+async def test_sends_again_at_once_when_nothing_can_be_learnt_by_waiting(clock, outcome, capability, doubles):
     entry = due(replace(MESSAGE, attempts=1), last_attempt(outcome))
 
     store = await send_one(entry, ScriptedCarrier(capability=capability), clock)
 
-    assert store.decisions == [again(possible_duplicate=possible_duplicate)]
+    assert store.decisions == [again(doubles=doubles)]
 
 
 @pytest.mark.parametrize(
     ("outcome", "age_seconds", "decision"),
     [
         (Outcome.UNKNOWN, 30, Postpone(until=NOW + timedelta(seconds=60))),
-        (Outcome.UNKNOWN, 90, again(possible_duplicate=True)),
+        (Outcome.UNKNOWN, 90, again(doubles=1)),
         # Nobody could ask while the process was away, so the whole window is still to come.
         (Outcome.STARTED, 30, Postpone(until=NOW + timedelta(seconds=90))),
         (Outcome.STARTED, 100_000, Postpone(until=NOW + timedelta(seconds=90))),
