@@ -18,6 +18,8 @@ LEAST_OUTCOMES: Final = 10
 FAILURE_SHARE: Final = 0.5
 FIRST_OPEN_SECONDS: Final = 5.0
 LONGEST_OPEN_SECONDS: Final = 60.0
+# The pause is the longest long before that, and a carrier that is dead for weeks must not be counted out of a column.
+MOST_TIMES_OPENED: Final = 30
 LEAST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 900.0
 
@@ -93,7 +95,7 @@ class CarrierHealth:
 
 def open_seconds(times_opened: int) -> float:
     """Return for how long a breaker stays open that opens for the nth time in a row, from 1."""
-    return min(LONGEST_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0 ** min(times_opened - 1, 30))
+    return min(LONGEST_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0 ** (min(times_opened, MOST_TIMES_OPENED) - 1))
 
 
 def pause_seconds(retry_after: float | None) -> float:

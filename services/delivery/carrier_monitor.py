@@ -15,6 +15,7 @@ from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
 from services.delivery.carrier_health import (
+    MOST_TIMES_OPENED,
     CarrierHealth,
     open_seconds,
     pause_seconds,
@@ -67,9 +68,11 @@ class CarrierMonitor:
 
     async def refresh(self) -> None:
         """Learn what other processes have found out."""
-        states = await self._store.states()
-        for name in self._shared:
-            self._shared[name] = states.get(name, CarrierCondition(name=name))
+        states, now = await self._store.states(), self._clock.now()
+        for name, before in self._shared.items():
+            self._shared[name] = shared = states.get(name, CarrierCondition(name=name))
+            if shared.breaker is not before.breaker:
+                self._health[name].judge_afresh(now)
 
     def room(self, now: datetime) -> Room:
         """Return what the carriers can take now."""
@@ -229,7 +232,7 @@ class CarrierMonitor:
         def open_it(shared: CarrierCondition) -> CarrierCondition:
             if _is_open(shared) and not probe:
                 return shared
-            times = shared.times_opened + 1
+            times = min(shared.times_opened + 1, MOST_TIMES_OPENED)
             return replace(
                 shared,
                 breaker=Breaker.OPEN,

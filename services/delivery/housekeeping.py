@@ -1,4 +1,4 @@
-"""Forget what is old, in small steps, so that nothing else waits for it."""
+"""Forget what is old and move what is lost, in small steps, so that nothing else waits for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ class ForgetsReplies(Protocol):
 
 
 class Housekeeping:
-    """Deletes old messages and replies, keys that count no more, and receipts that nothing claims."""
+    """Deletes old messages and replies, keys that count no more, and receipts that nothing claims.
+
+    First it pours the queues of routes that are gone into that of the last route: again and again, because beside
+    this process there may be one that still has such a route, until all are replaced.
+    """
 
     def __init__(
         self,
@@ -36,15 +40,18 @@ class Housekeeping:
         clock: Clock,
         shards: Sequence[int],
         retention: timedelta,
+        routes: Sequence[str],
     ) -> None:
         self._store = store
         self._replies = replies
         self._clock = clock
         self._shards = shards
         self._retention = retention
+        self._routes = routes
 
     async def clean(self) -> int:
-        """Delete everything that is due to be deleted; return how many messages went."""
+        """Do all that is due; return how many messages were deleted."""
+        await self._adopt()
         for shard in self._shards:
             while await self._store.expire(shard, self._clock.now(), STEP):
                 await self._clock.sleep(PAUSE_SECONDS)
@@ -62,6 +69,14 @@ class Housekeeping:
         if removed:
             log.info("old messages removed", messages=removed)
         return removed
+
+    async def _adopt(self) -> None:
+        adopted, into = 0, self._routes[-1]
+        while count := await self._store.adopt_queues(self._routes, into, self._clock.now(), STEP):
+            adopted += count
+            await self._clock.sleep(PAUSE_SECONDS)
+        if adopted:
+            log.warning("messages moved that waited for a route which is gone", messages=adopted, route=into)
 
     async def _forget_parked(self) -> None:
         forgotten = 0

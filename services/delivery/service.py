@@ -169,6 +169,7 @@ class DeliveryService:
                 clock=clock,
                 shards=range(settings.delivery_shards),
                 retention=timedelta(days=settings.retention_days),
+                routes=[route.name for route in carriers.routes],
             ),
             clock=clock,
             random=random.random,
@@ -309,8 +310,6 @@ class DeliveryService:
         if self._database.is_exclusive:
             await self._store.release_leases(self._clock.now())
             await self._webhooks.release_leases(self._clock.now())
-        names = [route.name for route in self._carriers.routes]
-        await self._store.adopt_queues(names, names[-1], self._clock.now())
         await self._monitor.refresh()
         for carrier in self._carriers:
             await carrier.start(self._follow_up)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import Select, Text, and_, bindparam, case, func, select, update
+from sqlalchemy import Select, Text, and_, bindparam, case, func, select
 
 from servicekit.connection import Connection
 from servicekit.database import Database
@@ -185,14 +185,19 @@ async def next_due_ms(database: Database, shard: int, routes: Sequence[str]) -> 
     return 0 if ready else cast("int | None", waiting)
 
 
-async def adopt(connection: Connection, routes: Sequence[str], into: str, now_ms: int) -> int:
-    """Move what waits for routes that are not among these, to be made ready in the queue of one."""
-    moved = await connection.execute(
-        update(DUE)
+async def adopt(connection: Connection, routes: Sequence[str], into: str, now_ms: int, limit: int) -> int:
+    """Move at most `limit` rows of routes that are not among these, to be made ready in the queue of one."""
+    strange = (
+        select(DUE.c.shard, DUE.c.message_id)
         .where(DUE.c.route.not_in(routes))
-        .values(route=into, rank=None, due_at_ms=case((_READY, now_ms), else_=DUE.c.due_at_ms))
+        .limit(limit)
+        .with_for_update(skip_locked=True)
     )
-    return moved.rowcount
+    found = (await connection.execute(strange)).all()
+    if found:
+        moved = UPDATE_DUE.values(route=into, rank=None, due_at_ms=case((_READY, now_ms), else_=DUE.c.due_at_ms))
+        await connection.execute(moved, [{"at_shard": shard, "at_id": message_id} for shard, message_id in found])
+    return len(found)
 
 
 def _by_queue(entries: Sequence[Entry]) -> dict[QueueKey, list[Entry]]:

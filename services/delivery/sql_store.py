@@ -228,10 +228,10 @@ class SqlMessageStore:
         head = await sql_queue.next_due_ms(self._database, shard, routes)
         return None if head is None else from_milliseconds(head)
 
-    async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime) -> int:
+    async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime, limit: int) -> int:
         """Rename the queues, and let the messages find their ranks anew."""
         async with self._database.write() as connection:
-            return await sql_queue.adopt(connection, routes, into, to_milliseconds(now))
+            return await sql_queue.adopt(connection, routes, into, to_milliseconds(now), limit)
 
     async def expire(self, shard: int, now: datetime, limit: int) -> int:
         """Walk the primary key of the due-queue, whose ids sort by time, as far as messages have expired."""

@@ -302,8 +302,11 @@ class MessageStore(Protocol):
         A message of another route that waits for its time counts too, because it must be made ready then.
         """
 
-    async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime) -> int:
-        """Move what waits for a route that is not among these into the queue of one; return how many were moved."""
+    async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime, limit: int) -> int:
+        """Move what waits for a route that is not among these into the queue of one; return how many were moved.
+
+        At most `limit`, and none that another process has locked.
+        """
 
     async def expire(self, shard: int, now: datetime, limit: int) -> int:
         """End messages whose validity is over while their route's queue stands still; return how many.

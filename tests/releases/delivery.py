@@ -95,7 +95,7 @@ async def work(database: Database) -> None:
 async def _start(database: Database, stores: Stores) -> None:
     await stores.messages.release_leases(NOW + timedelta(seconds=40))
     await stores.webhooks.release_leases(NOW + timedelta(seconds=40))
-    await stores.messages.adopt_queues([ROUTE], ROUTE, NOW)
+    await stores.messages.adopt_queues([ROUTE], ROUTE, NOW, 100)
     carriers = SqlCarrierStore(database)
     await carriers.states()
     await carriers.change("main", lambda known: replace(known, breaker=Breaker.CLOSED, open_until=None))

@@ -11,6 +11,7 @@ import pytest
 from servicekit.errors import UnavailableError
 from servicekit.sms_text import Encoding
 from services.delivery import dispatch
+from services.delivery.carrier_health import LONGEST_OPEN_SECONDS, MOST_TIMES_OPENED, open_seconds
 from services.delivery.carrier_monitor import CarrierMonitor
 from services.delivery.carrier_states import CarrierState
 from services.delivery.carriers.base import (
@@ -794,6 +795,37 @@ async def test_tells_other_processes_that_a_carrier_fails(clock):
 
     assert second.open_routes == []
     assert shared.kept["scripted"].error.reason is FailureReason.CARRIER_UNAVAILABLE
+
+
+async def test_judges_a_carrier_that_is_back_by_what_it_has_done_since(clock):
+    # Also where another process has found out that it failed, and that it is back.
+    shared = FakeCarrierStore()
+    configured = Carriers(ScriptedCarrier())
+    first, second = (CarrierMonitor(store=shared, carriers=configured, clock=clock, in_flight=10) for _ in range(2))
+    for _ in range(9):
+        await second.hear("scripted", DOWN, probe=False)
+    for _ in range(10):
+        await first.hear("scripted", DOWN, probe=False)
+    await second.refresh()
+    clock.advance(5)
+    assert await first.win_probe("scripted")
+    await first.hear("scripted", Taken(carrier_message_id="c", detail="ok"), probe=True)
+    await second.refresh()
+
+    await second.hear("scripted", DOWN, probe=False)
+
+    assert second.may_send("scripted")
+
+
+async def test_counts_the_openings_of_a_carrier_that_is_dead_for_weeks_only_as_far_as_they_matter(clock):
+    shared = FakeCarrierStore()
+    monitor = CarrierMonitor(store=shared, carriers=Carriers(ScriptedCarrier()), clock=clock, in_flight=10)
+
+    for _ in range(50):
+        await monitor.hear("scripted", DOWN, probe=True)
+
+    assert shared.kept["scripted"].times_opened == MOST_TIMES_OPENED
+    assert open_seconds(MOST_TIMES_OPENED) == open_seconds(MOST_TIMES_OPENED + 1) == LONGEST_OPEN_SECONDS
 
 
 async def test_shows_the_last_thing_that_went_wrong_at_a_carrier(clock):

@@ -19,8 +19,16 @@ class FullStore:
         self.parked_limits = None
         self.replies = replies
         self.replies_before = None
+        self.strange = 0
+        self.adopting = None
         self.steps: list[int] = []
         self.before = None
+
+    async def adopt_queues(self, routes, into, now, limit):
+        self.adopting = (routes, into)
+        adopted = min(limit, self.strange)
+        self.strange -= adopted
+        return adopted
 
     async def expire(self, shard, now, limit):
         return 0
@@ -50,11 +58,20 @@ class FullStore:
         return removed
 
 
+def housekeeping(store, clock, *, shards=(0,), days=30):
+    return Housekeeping(
+        store=store,
+        replies=store,
+        clock=clock,
+        shards=shards,
+        retention=timedelta(days=days),
+        routes=["first", "rest"],
+    )
+
+
 async def test_removes_everything_that_is_old_in_small_steps_with_pauses(clock):
     store = FullStore({0: STEP * 2 + 7, 1: 3}, keys=STEP + 1, replies=STEP)
-    cleaning = asyncio.create_task(
-        Housekeeping(store=store, replies=store, clock=clock, shards=[0, 1], retention=timedelta(days=30)).clean()
-    )
+    cleaning = asyncio.create_task(housekeeping(store, clock, shards=[0, 1]).clean())
     pauses = 0
     while not cleaning.done():
         await asyncio.sleep(0)
@@ -73,16 +90,14 @@ async def test_removes_everything_that_is_old_in_small_steps_with_pauses(clock):
 async def test_keeps_what_is_younger_than_the_retention_time(clock):
     store = FullStore({0: 0}, keys=0)
 
-    await Housekeeping(store=store, replies=store, clock=clock, shards=[0], retention=timedelta(days=7)).clean()
+    await housekeeping(store, clock, days=7).clean()
 
     assert store.before == store.replies_before == clock.now() - timedelta(days=7)
 
 
 async def test_forgets_parked_receipts_after_a_day_and_beyond_ten_thousand_of_a_carrier(clock):
     store = FullStore({}, keys=0, parked=STEP - 1)
-    cleaning = asyncio.create_task(
-        Housekeeping(store=store, replies=store, clock=clock, shards=[], retention=timedelta(days=30)).clean()
-    )
+    cleaning = asyncio.create_task(housekeeping(store, clock, shards=[]).clean())
     while not cleaning.done():
         await asyncio.sleep(0)
         if clock.sleepers:
@@ -92,3 +107,19 @@ async def test_forgets_parked_receipts_after_a_day_and_beyond_ten_thousand_of_a_
     assert store.parked == 0
     assert store.parked_limits == (forgotten_at - PARKED_FOR, PARKED_PER_CARRIER)
     assert PARKED_PER_CARRIER == 10_000
+
+
+async def test_pours_the_queues_of_routes_that_are_gone_into_the_last_one_each_time(clock):
+    store = FullStore({0: 0}, keys=0)
+    keeping = housekeeping(store, clock)
+
+    for _ in range(2):  # a replica of before may put something there at any time
+        store.strange = STEP + 1
+        cleaning = asyncio.create_task(keeping.clean())
+        while not cleaning.done():
+            await asyncio.sleep(0)
+            if clock.sleepers:
+                clock.advance(1)
+
+        assert store.strange == 0
+        assert store.adopting == (["first", "rest"], "rest")
