@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import structlog
@@ -21,6 +22,9 @@ from services.delivery.store import MessageStore, ReceiptResult
 
 RECEIPTS_IN_COMMIT: Final = 200
 LOOK_UP_AFTER_SECONDS: Final = 2.0
+# Then each time when it has become older by a fifth, until nothing more is to be expected: 60 times in all.
+LOOK_UP_GROWTH: Final = 1.2
+LOOKED_UP_FOR: Final = timedelta(days=3)
 LOOK_UP_CALL_SECONDS: Final = 10.0
 LOOK_UPS_IN_ROUND: Final = 200
 LOOK_UPS_AT_ONCE: Final = 32
@@ -66,6 +70,8 @@ class FollowUp:
         self._stopped_at: dict[
             tuple[str, str], Message
         ] = {}  # where the last round of look-ups did, by carrier and kind
+        self._began_at: dict[str, datetime] = {}  # the turn through all that a carrier has taken, by its name
+        self._turn_seconds: dict[str, float] = {}  # from the turn before to that one
         self._sweeps = 0
 
     async def receipt(self, carrier: str, receipt: CarrierReceipt) -> None:
@@ -135,18 +141,29 @@ class FollowUp:
         return sum(await asyncio.gather(*(self._look_up(carrier, message, gate) for carrier, message in overdue)))
 
     async def _overdue(self, carrier: str) -> list[Message]:
-        before = self._clock.now() - timedelta(seconds=LOOK_UP_AFTER_SECONDS)
+        now = self._clock.now()
+        before = now - timedelta(seconds=LOOK_UP_AFTER_SECONDS)
         in_doubt = await self._next_page(
             (carrier, "in doubt"),
             lambda after: self._store.in_doubt(carrier, unchanged_since=before, after=after, limit=LOOK_UPS_IN_ROUND),
         )
+        kind = (carrier, "sent")
+        if kind not in self._stopped_at:
+            began_at, self._began_at[carrier] = self._began_at.get(carrier), now
+            self._turn_seconds[carrier] = (now - began_at).total_seconds() if began_at else math.inf
         sent = await self._next_page(
-            (carrier, "sent"),
+            kind,
             lambda after: self._store.awaiting_receipt(
-                carrier, sent_before=before, after=after, limit=LOOK_UPS_IN_ROUND
+                carrier, sent_after=now - LOOKED_UP_FOR, sent_before=before, after=after, limit=LOOK_UPS_IN_ROUND
             ),
         )
-        return in_doubt + sent
+        return in_doubt + [message for message in sent if self._is_to_be_asked_about(message, now)]
+
+    def _is_to_be_asked_about(self, message: Message, now: datetime) -> bool:
+        # Nothing is kept for each message: its age tells how often it is to have been asked about, now and a turn ago.
+        sent_at = message.sent_at or message.updated_at
+        age_seconds = (now - sent_at).total_seconds()
+        return look_ups_by(age_seconds) > look_ups_by(age_seconds - self._turn_seconds[message.carrier])
 
     async def _next_page(
         self, kind: tuple[str, str], read: Callable[[Message | None], Awaitable[list[Message]]]
@@ -171,6 +188,13 @@ class FollowUp:
 
     async def _apply(self, receipts: Sequence[Receipt]) -> list[ReceiptResult]:
         return await self._store.apply_receipts(receipts)
+
+
+def look_ups_by(age_seconds: float) -> int:
+    """Return how often a carrier is to have been asked about a message that it took so long ago."""
+    if age_seconds < LOOK_UP_AFTER_SECONDS:
+        return 0
+    return 1 + int(math.log(age_seconds / LOOK_UP_AFTER_SECONDS, LOOK_UP_GROWTH))
 
 
 def _storable(text: str) -> str:

@@ -35,14 +35,16 @@ async def in_doubt(
 
 
 async def awaiting_receipt(
-    connection: Connection, carrier: str, before_ms: int, after: Message | None, limit: int
+    connection: Connection, carrier: str, between_ms: tuple[int, int], after: Message | None, limit: int
 ) -> list[Message]:
     """Return messages from the partial index over sent ones."""
+    after_ms, before_ms = between_ms
     sent = (
         select(MESSAGES)
         .where(
             MESSAGES.c.status == literal(Status.SENT.value, literal_execute=True),  # as the index has it
             MESSAGES.c.carrier == carrier,
+            MESSAGES.c.sent_at_ms > after_ms,
             MESSAGES.c.sent_at_ms < before_ms,
         )
         .order_by(MESSAGES.c.sent_at_ms, MESSAGES.c.id)

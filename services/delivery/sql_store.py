@@ -311,12 +311,12 @@ class SqlMessageStore:
         )
 
     async def awaiting_receipt(
-        self, carrier: str, *, sent_before: datetime, after: Message | None, limit: int
+        self, carrier: str, *, sent_after: datetime, sent_before: datetime, after: Message | None, limit: int
     ) -> list[Message]:
         """Read one page."""
-        before_ms = to_milliseconds(sent_before)
+        between_ms = to_milliseconds(sent_after), to_milliseconds(sent_before)
         return await self._database.run_read(
-            lambda connection: sql_overdue.awaiting_receipt(connection, carrier, before_ms, after, limit)
+            lambda connection: sql_overdue.awaiting_receipt(connection, carrier, between_ms, after, limit)
         )
 
     async def get(self, tenant_id: str, message_id: str) -> Message | None:

@@ -344,9 +344,12 @@ class MessageStore(Protocol):
         """
 
     async def awaiting_receipt(
-        self, carrier: str, *, sent_before: datetime, after: Message | None, limit: int
+        self, carrier: str, *, sent_after: datetime, sent_before: datetime, after: Message | None, limit: int
     ) -> list[Message]:
-        """Return messages that this carrier took before a time and has said nothing final of, oldest first."""
+        """Return messages that this carrier took between two times and has said nothing final of, oldest first.
+
+        Those behind `after`.
+        """
 
     async def get(self, tenant_id: str, message_id: str) -> Message | None:
         """Return the tenant's message; None when there is none of this id or it is another tenant's."""

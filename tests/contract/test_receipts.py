@@ -420,13 +420,14 @@ class TestMissingReceipts:
         await store.apply_receipts([by_id("c-1")])
 
         async def page(after, **changes):
-            wanted = {"sent_before": NOW + timedelta(seconds=2), "limit": 3, **changes}
+            wanted = {"sent_after": NOW, "sent_before": NOW + timedelta(seconds=2), "limit": 3, **changes}
             return await store.awaiting_receipt(wanted.pop("carrier", "main"), after=after, **wanted)
 
         first = await page(None)
         second = await page(first[-1])
         assert [each.id for each in [*first, *second]] == sorted(each for each in ids if each != ids[1])
         assert await page(None, sent_before=NOW) == []
+        assert await page(None, sent_after=NOW + timedelta(seconds=1)) == []
         assert await page(None, carrier="other") == []
 
     async def test_lists_messages_whose_outcome_is_unknown_page_by_page(self, store):

@@ -127,7 +127,7 @@ async def _hear_from_carriers(stores: Stores, later) -> None:
     )
     await stores.messages.settle_parked(AT_ONCE, since=NOW - timedelta(days=1))
     await stores.messages.in_doubt("simulator", unchanged_since=later, after=None, limit=AT_ONCE)
-    await stores.messages.awaiting_receipt("simulator", sent_before=later, after=None, limit=AT_ONCE)
+    await stores.messages.awaiting_receipt("simulator", sent_after=NOW, sent_before=later, after=None, limit=AT_ONCE)
     await stores.add(said("YES", carrier_reply_id="r-new"), announce=told_of)
     await stores.add(said("STOP", carrier_reply_id="r-stop-new"), words=OptOutWords())
     await stores.add(said("START", sender="+6581239998", carrier_reply_id="r-start"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 from datetime import timedelta
 
@@ -42,8 +43,9 @@ class FakeStore:
     async def in_doubt(self, carrier, *, unchanged_since, after, limit):
         return _page(self.doubtful, carrier, after, limit)
 
-    async def awaiting_receipt(self, carrier, *, sent_before, after, limit):
-        return _page(self.sent, carrier, after, limit)
+    async def awaiting_receipt(self, carrier, *, sent_after, sent_before, after, limit):
+        between = [message for message in self.sent if sent_after < message.sent_at < sent_before]
+        return _page(between, carrier, after, limit)
 
     async def has_parked(self, *, since):
         return self.has_young
@@ -86,7 +88,8 @@ def told(**changes: object) -> CarrierReceipt:
 
 
 def waiting(count: int, carrier: str = "main") -> list[Message]:
-    return [replace(MESSAGE, id=f"{carrier}-{number}", carrier=carrier) for number in range(count)]
+    sent_at = MESSAGE.created_at - timedelta(seconds=3)
+    return [replace(MESSAGE, id=f"{carrier}-{number}", carrier=carrier, sent_at=sent_at) for number in range(count)]
 
 
 @pytest.fixture
@@ -169,18 +172,46 @@ async def test_asks_for_messages_in_doubt_and_for_sent_ones(following, store, ca
     assert [each.message_id for each in store.batches[0]] == ["main-1"]
 
 
-async def test_messages_that_a_carrier_never_settles_starve_no_others(following, store, carrier, monkeypatch):
+async def test_messages_that_a_carrier_never_settles_starve_no_others(following, store, carrier, clock, monkeypatch):
     monkeypatch.setattr(follow_up, "LOOK_UPS_IN_ROUND", 10)
     store.sent = waiting(25)
 
     rounds = []
     for _ in range(4):
         await following.look_up_missing()
+        clock.advance(2)
         rounds.append(len(carrier.asked))
 
     assert rounds == [10, 20, 25, 35]
     assert carrier.asked[:25] == [message.id for message in store.sent]
     assert carrier.asked[25:] == carrier.asked[:10]
+
+
+async def test_asks_about_a_message_less_and_less_often_and_in_the_end_no_more(following, store, carrier, clock):
+    (message,) = store.sent = waiting(1)
+    asked_at = []
+
+    while (age := (clock.now() - message.sent_at).total_seconds()) < 4 * 86_400:
+        before = len(carrier.asked)
+        await following.look_up_missing()
+        if len(carrier.asked) > before:
+            asked_at.append(age)
+        clock.advance(2 if age < 3600 else 60)
+
+    assert asked_at[:3] == [3, 5, 7]
+    gaps = [(later - earlier) / earlier for earlier, later in itertools.pairwise(asked_at) if earlier > 60]
+    assert 0.1 < min(gaps) < max(gaps) < 0.3
+    assert 2 * 86_400 < asked_at[-1] < 3 * 86_400
+
+
+async def test_a_process_that_has_just_started_asks_about_all(store, carrier, clock):
+    store.sent = waiting(3)
+    clock.advance(86_400)
+
+    for _ in range(2):
+        await FollowUp(store=store, carriers=Carriers(carrier), clock=clock, replies=None).look_up_missing()
+
+    assert len(carrier.asked) == 6
 
 
 async def test_one_carriers_backlog_delays_no_other_carriers(store, clock, monkeypatch):
