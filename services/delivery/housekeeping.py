@@ -74,6 +74,8 @@ class Housekeeping:
         adopted, into = 0, self._routes[-1]
         while count := await self._store.adopt_queues(self._routes, into, self._clock.now(), STEP):
             adopted += count
+            if count < STEP:
+                break  # for a process with other routes may be moving them back
             await self._clock.sleep(PAUSE_SECONDS)
         if adopted:
             log.warning("messages moved that waited for a route which is gone", messages=adopted, route=into)
