@@ -40,7 +40,6 @@ class NotAPhoneNumberError(ValueError):
     """The text is no phone number; the message says why, to follow the words "because"."""
 
 
-@lru_cache(maxsize=16_384)
 def normalise(text: str, default_region: str = "") -> str:
     """Return a number in E.164.
 
@@ -48,6 +47,14 @@ def normalise(text: str, default_region: str = "") -> str:
     letters and extensions are not, since dropping them would text somebody else. Raises NotAPhoneNumberError.
     """
     candidate = text.strip()
+    # Before anything is remembered: a text of any size would be kept.
+    if len(candidate) > MAX_LENGTH:
+        raise NotAPhoneNumberError(f"it is longer than {MAX_LENGTH} characters")
+    return _normalised(candidate, default_region)
+
+
+@lru_cache(maxsize=16_384)
+def _normalised(candidate: str, default_region: str) -> str:
     if _PLAIN.fullmatch(candidate) and _is_in_use_as_it_stands(candidate):
         return candidate
     return _read(candidate, default_region)
@@ -109,8 +116,6 @@ def _country_of(main: phonenumbers.PhoneMetadata, every: phonenumbers.PhoneNumbe
 def _read(candidate: str, default_region: str) -> str:
     if not candidate:
         raise NotAPhoneNumberError("it is empty")
-    if len(candidate) > MAX_LENGTH:
-        raise NotAPhoneNumberError(f"it is longer than {MAX_LENGTH} characters")
     if any(character.isalpha() for character in candidate):
         raise NotAPhoneNumberError("it contains letters")
     if not default_region and not candidate.startswith(("+", "\uff0b")):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import phonenumbers
 import pytest
 
@@ -9,6 +11,7 @@ from servicekit.phone_numbers import (
     MAX_LENGTH,
     NotAPhoneNumberError,
     _is_in_use_as_it_stands,
+    _normalised,
     _read,
     is_region,
     normalise,
@@ -106,6 +109,21 @@ def test_says_the_same_of_a_number_that_was_refused_before():
             normalise("")
 
 
+def test_remembers_no_blanks_around_a_number():
+    padded = "+6581230000" + " " * 100_000
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            normalise(padded + "\t" * number)
+            with pytest.raises(NotAPhoneNumberError):
+                normalise("9" * (MAX_LENGTH + 1) + padded + "\t" * number)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 1_000_000
+
+
 @pytest.mark.parametrize(
     ("code", "expected"), [("SG", True), ("US", True), ("GB", True), ("sg", False), ("ZZ", False), ("", False)]
 )
@@ -135,7 +153,7 @@ def test_reads_a_plain_number_as_the_library_does():
 
     def at_once(number: str) -> str:
         try:
-            return normalise.__wrapped__(number)
+            return _normalised.__wrapped__(number, "")
         except NotAPhoneNumberError as error:
             return str(error)
 
