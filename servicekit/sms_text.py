@@ -33,6 +33,9 @@ GSM7_PART: Final = 153
 UCS2_ALONE: Final = 70
 UCS2_PART: Final = 67
 
+# As many as a message may have.
+MAX_REMEMBERED_CHARACTERS: Final = 1600
+
 _IN_GSM7: Final = re.compile(f"[{re.escape(GSM7_ALPHABET + GSM7_EXTENSION)}]*")
 _ESCAPED: Final = re.compile(f"[{re.escape(GSM7_EXTENSION)}]")
 _IN_SURROGATES: Final = re.compile("[\U00010000-\U0010ffff]")
@@ -71,14 +74,21 @@ def is_gsm7(text: str) -> bool:
     return _IN_GSM7.fullmatch(text) is not None
 
 
-@lru_cache(maxsize=512)
 def measure(text: str) -> Measure:
     """Return the encoding that holds the text in the fewest bits, and the number of parts that it takes.
 
-    Remembered for a while: a text is measured when it is accepted, and twice when it goes to a carrier.
+    Remembered for a while: a text is measured when it is accepted, and twice when it goes to a carrier. One of more
+    characters than a message may have goes nowhere, and would be kept whole.
     """
+    return _measured(text) if len(text) > MAX_REMEMBERED_CHARACTERS else _remembered(text)
+
+
+def _measured(text: str) -> Measure:
     encoding = Encoding.GSM7 if is_gsm7(text) else Encoding.UCS2
     return Measure(encoding=encoding, segments=1 + len(_cuts(text, encoding)))
+
+
+_remembered: Final = lru_cache(maxsize=512)(_measured)
 
 
 def split(text: str) -> list[str]:

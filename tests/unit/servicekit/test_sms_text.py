@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -57,6 +58,18 @@ def test_counts_parts_as_handsets_do(text, encoding, segments):
     size = measure(text)
 
     assert (size.encoding, size.segments) == (encoding, segments)
+
+
+def test_remembers_no_text_that_is_too_long_to_be_sent():
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            measure("a" * (100_000 + number))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 1_000_000
 
 
 def test_knows_the_whole_alphabet_of_the_standard():
