@@ -35,6 +35,9 @@ _LENGTH_PROBLEMS: Final = {
     phonenumbers.ValidationResult.INVALID_LENGTH: "no number of its country has this length",
 }
 
+# Or the library would compile a pattern anew for each number of a country that is not among the last few.
+phonenumbers.enable_pattern_cache()
+
 
 class NotAPhoneNumberError(ValueError):
     """The text is no phone number; the message says why, to follow the words "because"."""
@@ -50,14 +53,21 @@ def normalise(text: str, default_region: str = "") -> str:
     # Before anything is remembered: a text of any size would be kept.
     if len(candidate) > MAX_LENGTH:
         raise NotAPhoneNumberError(f"it is longer than {MAX_LENGTH} characters")
-    return _normalised(candidate, default_region)
+    number, problem = _normalised(candidate, default_region)
+    if problem:
+        raise NotAPhoneNumberError(problem)
+    return number
 
 
 @lru_cache(maxsize=16_384)
-def _normalised(candidate: str, default_region: str) -> str:
+def _normalised(candidate: str, default_region: str) -> tuple[str, str]:
+    """Return the number, or why there is none: what is no number takes longest to tell, and may come again."""
     if _PLAIN.fullmatch(candidate) and _is_in_use_as_it_stands(candidate):
-        return candidate
-    return _read(candidate, default_region)
+        return candidate, ""
+    try:
+        return _read(candidate, default_region), ""
+    except NotAPhoneNumberError as error:
+        return "", str(error)
 
 
 @dataclass(frozen=True, kw_only=True)

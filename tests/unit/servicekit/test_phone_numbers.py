@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import tracemalloc
+from unittest.mock import Mock
 
 import phonenumbers
 import pytest
@@ -109,6 +112,34 @@ def test_says_the_same_of_a_number_that_was_refused_before():
             normalise("")
 
 
+def test_asks_the_library_once_about_a_number_that_it_refuses(monkeypatch):
+    parse = Mock(spec=phonenumbers.parse, side_effect=phonenumbers.parse)
+    monkeypatch.setattr(phonenumbers, "parse", parse)
+
+    for text in ("+1 2000000000", " +1 2000000000"):
+        with pytest.raises(NotAPhoneNumberError, match="no such number is in use in its country"):
+            normalise(text)
+
+    assert parse.call_count == 1
+
+
+def test_compiles_no_pattern_again_for_numbers_of_many_countries(monkeypatch):
+    regions = sorted(phonenumbers.SUPPORTED_REGIONS)
+    numbers = [f"+{phonenumbers.country_code_for_region(region)} 00000000" for region in regions]
+
+    def read_all() -> None:
+        for number in numbers:
+            with contextlib.suppress(NotAPhoneNumberError):
+                _read(number, "")
+
+    read_all()
+    compile_pattern = Mock(spec=re.compile, side_effect=re.compile)
+    monkeypatch.setattr(re, "compile", compile_pattern)
+    read_all()
+
+    assert compile_pattern.call_count == 0
+
+
 def test_remembers_no_blanks_around_a_number():
     padded = "+6581230000" + " " * 100_000
     tracemalloc.start()
@@ -152,10 +183,7 @@ def test_reads_a_plain_number_as_the_library_does():
             return str(error)
 
     def at_once(number: str) -> str:
-        try:
-            return _normalised.__wrapped__(number, "")
-        except NotAPhoneNumberError as error:
-            return str(error)
+        return "".join(_normalised.__wrapped__(number, ""))
 
     # The last begins with what is dialled in Belarus before a number abroad, and would be a number there all the same.
     numbers = [*examples(), "+3758105555555"]
