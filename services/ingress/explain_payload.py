@@ -14,6 +14,7 @@ from services.ingress.errors import InvalidJsonError, InvalidSignatureError, Sig
 from services.ingress.mapping import FieldTrace, Trace
 from services.ingress.payload_items import MessageTrace, PayloadTrace
 from services.ingress.read_payload import message_of, refuse_unreadable, trace_payload, verify_signature
+from services.ingress.turns import Turns
 
 ACCEPTED: Final = "accepted"
 
@@ -77,12 +78,13 @@ class ExplainPayload:
     """The use case behind `POST /v1/ingress/wkh_.../explain`."""
 
     def __init__(
-        self, *, integrations: IntegrationsById, previewer: Previewer, clock: Clock, max_messages: int
+        self, *, integrations: IntegrationsById, previewer: Previewer, clock: Clock, max_messages: int, turns: Turns
     ) -> None:
         self._integrations = integrations
         self._previewer = previewer
         self._clock = clock
         self._max_messages = max_messages
+        self._turns = turns
 
     async def __call__(self, *, tenant_id: str, integration_id: str, payload: Payload) -> Explanation:
         """Return what would happen. What is wrong with the payload is part of that and is never raised.
@@ -96,7 +98,7 @@ class ExplainPayload:
         error = _first_refusal(integration, payload, now)
         mapped = PayloadTrace()
         if error is None or isinstance(error, InvalidSignatureError):
-            mapped, problem = self._traced(integration, payload)
+            mapped, problem = await self._traced(integration, payload)
             error = error or problem
         trace = _shown(mapped)
         preview = None if error else await self._previewer.preview(message_of(integration, trace))
@@ -109,9 +111,9 @@ class ExplainPayload:
             batch=mapped.messages if mapped.is_batch else (),
         )
 
-    def _traced(self, integration: Integration, payload: Payload) -> tuple[PayloadTrace, ServiceError | None]:
+    async def _traced(self, integration: Integration, payload: Payload) -> tuple[PayloadTrace, ServiceError | None]:
         try:
-            mapped = trace_payload(integration, payload, max_messages=self._max_messages)
+            mapped = await trace_payload(integration, payload, max_messages=self._max_messages, turns=self._turns)
         except InvalidJsonError as error:
             return PayloadTrace(), error
         return mapped, mapped.error or _shown(mapped).error

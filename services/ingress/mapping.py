@@ -23,6 +23,7 @@ from services.ingress.domain import (
 )
 from services.ingress.errors import InvalidRecipientError, MissingFieldsError, TextTooLongError, TooManySegmentsError
 from services.ingress.strict_json import JsonNumber, render
+from services.ingress.turns import Pause, no_pause
 
 RECIPIENT_SHOWN: Final = 64
 
@@ -103,12 +104,14 @@ def compile_mapping(paths: MappingPaths) -> Mapping:
     )
 
 
-def map_item(mapping: Mapping, document: object, limit: TextLimit = NO_LIMIT, *, room: int = 1) -> list[Trace]:
+async def map_item(
+    mapping: Mapping, document: object, limit: TextLimit = NO_LIMIT, *, room: int = 1, pause: Pause = no_pause
+) -> list[Trace]:
     """Look for recipients, text, reference and dedupe value in a strict JSON document, or in an item of one.
 
     Each of several different recipients has a trace of its own. Raises RoomError when these are more than `room`.
     """
-    recipients = _map_recipients(mapping, document, room)
+    recipients = await _map_recipients(mapping, document, room, pause)
     text = _map_text(mapping.text, document, limit)
     ref = () if mapping.ref is None else (_map_ref(mapping.ref, document),)
     dedupe = None if mapping.dedupe is None else _map_dedupe(mapping.dedupe, document)
@@ -135,7 +138,7 @@ def _verdict(to: FieldTrace, text: FieldTrace, fields: tuple[FieldTrace, ...]) -
     return errors[0] if errors else None
 
 
-def _map_recipients(mapping: Mapping, document: object, room: int) -> list[FieldTrace]:
+async def _map_recipients(mapping: Mapping, document: object, room: int, pause: Pause) -> list[FieldTrace]:
     """Return one trace for each number, and one for each value that is none."""
     values = mapping.to.find(document)
     if room < 1:
@@ -149,6 +152,7 @@ def _map_recipients(mapping: Mapping, document: object, room: int) -> list[Field
     for identity, value in reversed(different.items()):
         trace = _map_recipient(mapping, [value], len(values))
         traces.setdefault(trace.result or (identity,), trace)
+        await pause()
     return list(traces.values())
 
 

@@ -9,6 +9,7 @@ from servicekit.errors import ServiceError
 from services.ingress.domain import NO_LIMIT, TextLimit
 from services.ingress.errors import MissingFieldsError, TooManyMessagesError
 from services.ingress.mapping import FieldTrace, Mapping, RoomError, Trace, map_item
+from services.ingress.turns import MAX_AT_ONCE, Pause, no_pause
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,27 +40,40 @@ class _Items:
     trace: FieldTrace | None = None
 
 
-def map_payload(mapping: Mapping, document: object, limit: TextLimit = NO_LIMIT, *, max_messages: int) -> PayloadTrace:
+def is_large(mapping: Mapping, document: object) -> bool:
+    """Tell whether a document has more recipients, or items, than are mapped without a pause."""
+    if not (mapping.for_each or mapping.to.finds_many or isinstance(document, list)):
+        return False
+    items = _items_of(mapping, document).values
+    return len(items) > MAX_AT_ONCE or sum(len(mapping.to.find(item)) for item in items) > MAX_AT_ONCE
+
+
+async def map_payload(
+    mapping: Mapping, document: object, limit: TextLimit = NO_LIMIT, *, max_messages: int, pause: Pause = no_pause
+) -> PayloadTrace:
     """Map each item of a strict JSON document. A payload of more than `max_messages` has none at all."""
     items = _items_of(mapping, document)
     if mapping.for_each and not items.values:
         error = MissingFieldsError(missing=["forEach"], tried={"forEach": [mapping.for_each.text]})
         return PayloadTrace(for_each=items.trace, error=error)
     try:
-        messages = _messages_of(mapping, items, limit, max_messages)
+        messages = await _messages_of(mapping, items, limit, max_messages, pause)
     except RoomError:
         return PayloadTrace(for_each=items.trace, error=TooManyMessagesError(limit=max_messages))
     return PayloadTrace(messages=messages, is_batch=items.is_array or len(messages) > 1, for_each=items.trace)
 
 
-def _messages_of(mapping: Mapping, items: _Items, limit: TextLimit, max_messages: int) -> tuple[MessageTrace, ...]:
+async def _messages_of(
+    mapping: Mapping, items: _Items, limit: TextLimit, max_messages: int, pause: Pause
+) -> tuple[MessageTrace, ...]:
     if len(items.values) > max_messages:
         raise RoomError
     messages: list[MessageTrace] = []
     for index, value in enumerate(items.values):
-        for trace in map_item(mapping, value, limit, room=max_messages - len(messages)):
+        for trace in await map_item(mapping, value, limit, room=max_messages - len(messages), pause=pause):
             place = index if items.is_array else len(messages)
             messages.append(MessageTrace(index=place, trace=trace))
+        await pause()
     return tuple(messages)
 
 

@@ -26,9 +26,10 @@ from services.ingress.domain import (
     Payload,
 )
 from services.ingress.errors import PayloadTooLargeError, TextsTooLargeError, UnsupportedEncodingError
-from services.ingress.mapping import Trace, compile_mapping
-from services.ingress.payload_items import MessageTrace, PayloadTrace, map_payload
+from services.ingress.mapping import Mapping, Trace, compile_mapping
+from services.ingress.payload_items import MessageTrace, PayloadTrace, is_large, map_payload
 from services.ingress.strict_json import decode
+from services.ingress.turns import Turns, pauses
 
 # Only a change of the integration or of Textway itself mends a broken mapping, so there is no hurry.
 BROKEN_MAPPING_RETRY_SECONDS: Final = 60
@@ -52,20 +53,39 @@ def verify_signature(integration: Integration, payload: Payload, now: datetime) 
         signatures.verify(integration.secrets_at(now), values, payload.body)
 
 
-def trace_payload(integration: Integration, payload: Payload, *, max_messages: int) -> PayloadTrace:
+async def trace_payload(integration: Integration, payload: Payload, *, max_messages: int, turns: Turns) -> PayloadTrace:
     """Decode and map a payload; raise InvalidJsonError, or UnavailableError when the paths can not be used.
 
-    Paths are checked when an integration is saved, so that unusable ones mean that this process is older than they are.
+    A large payload waits for the one of its integration that is being mapped, and lets others be served meanwhile.
+    """
+    mapping, limit = _mapping_of(integration), integration.text_limit
+    document = decode(payload.body)
+    if not is_large(mapping, document):
+        return await map_payload(mapping, document, limit, max_messages=max_messages)
+    turn = turns.of(integration.id)
+    has_to_wait = turn.locked()
+    if has_to_wait:
+        # Many may wait, and a document takes many times its bytes.
+        del document
+    async with turn:
+        if has_to_wait:
+            document = decode(payload.body)
+        return await map_payload(mapping, document, limit, max_messages=max_messages, pause=pauses())
+
+
+def _mapping_of(integration: Integration) -> Mapping:
+    """Return an integration's paths, compiled.
+
+    They are checked when it is saved, so that unusable ones mean that this process is older than they are.
     """
     try:
-        mapping = compile_mapping(integration.paths)
+        return compile_mapping(integration.paths)
     except PathError as error:
         log.error("mapping can not be used", integration_id=integration.id, error=str(error))
         raise UnavailableError(
             "This integration's paths can not be used by this version of Textway. Save the integration again.",
             retry_after_seconds=BROKEN_MAPPING_RETRY_SECONDS,
         ) from error
-    return map_payload(mapping, decode(payload.body), integration.text_limit, max_messages=max_messages)
 
 
 def idempotency_of(payload: Payload) -> Idempotency | None:

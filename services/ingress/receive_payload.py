@@ -38,6 +38,7 @@ from services.ingress.read_payload import (
     trace_payload,
     verify_signature,
 )
+from services.ingress.turns import Turns
 
 KEY_PREFIX: Final = "ig"
 KEY_LENGTH: Final = 32
@@ -76,11 +77,14 @@ class Outbox(Protocol):
 class ReceivePayload:
     """The use case behind `POST /v1/ingress/ig_...`."""
 
-    def __init__(self, *, integrations: IntegrationsByKey, outbox: Outbox, clock: Clock, max_messages: int) -> None:
+    def __init__(
+        self, *, integrations: IntegrationsByKey, outbox: Outbox, clock: Clock, max_messages: int, turns: Turns
+    ) -> None:
         self._integrations = integrations
         self._outbox = outbox
         self._clock = clock
         self._max_messages = max_messages
+        self._turns = turns
 
     async def __call__(self, *, ingress_key: str, payload: Payload) -> AcceptedMessage | AcceptedBatch:
         """Return the accepted message or batch; raise a ServiceError, in which case nothing was stored.
@@ -96,7 +100,7 @@ class ReceivePayload:
             raise TenantInactiveError
         refuse_unreadable(payload)
         verify_signature(integration, payload, now)
-        mapped = trace_payload(integration, payload, max_messages=self._max_messages)
+        mapped = await trace_payload(integration, payload, max_messages=self._max_messages, turns=self._turns)
         if mapped.error:
             raise mapped.error
         accepted: AcceptedMessage | AcceptedBatch

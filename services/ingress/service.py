@@ -19,6 +19,7 @@ from services.ingress.part_health import PartHealth
 from services.ingress.receive_payload import ReceivePayload
 from services.ingress.servicer import HealthServicer, IngressServicer
 from services.ingress.settings import IngressSettings
+from services.ingress.turns import Turns
 from textway.delivery.v1 import submission_service_pb2
 from textway.delivery.v1.submission_service_pb2_grpc import SubmissionServiceStub
 from textway.ingress.v1 import health_service_pb2, ingress_service_pb2
@@ -101,10 +102,14 @@ async def build(settings: IngressSettings, clock: Clock) -> IngressService:
             "delivery": PartHealth(delivery, part="Delivery").readiness,
         }
     )
-    max_messages = settings.max_messages_per_request
+    max_messages, turns = settings.max_messages_per_request, Turns()
     ingress = IngressServicer(
-        receive=ReceivePayload(integrations=replica, outbox=outbox, clock=clock, max_messages=max_messages),
-        explain=ExplainPayload(integrations=replica, previewer=outbox, clock=clock, max_messages=max_messages),
+        receive=ReceivePayload(
+            integrations=replica, outbox=outbox, clock=clock, max_messages=max_messages, turns=turns
+        ),
+        explain=ExplainPayload(
+            integrations=replica, previewer=outbox, clock=clock, max_messages=max_messages, turns=turns
+        ),
         api_keys=ApiKeys(registry, clock=clock),
     )
     return IngressService(

@@ -14,6 +14,7 @@ from servicekit.errors import NotFoundError
 from servicekit.sms_fitting import Overflow, TextChange
 from services.ingress.domain import MAX_BODY_BYTES, Integration, OldSecret, Payload, TextLimit
 from services.ingress.explain_payload import ExplainPayload
+from services.ingress.turns import Turns
 from tests.conftest import FixedClock
 from tests.unit.ingress.conftest import KnownIntegrations, RememberingDelivery
 
@@ -25,7 +26,7 @@ def explain(
     integrations: KnownIntegrations, delivery: RememberingDelivery, integration: Integration, clock: FixedClock
 ) -> ExplainPayload:
     integrations.all.append(integration)
-    return ExplainPayload(integrations=integrations, previewer=delivery, clock=clock, max_messages=5)
+    return ExplainPayload(integrations=integrations, previewer=delivery, clock=clock, max_messages=5, turns=Turns())
 
 
 async def test_shows_every_step_of_a_payload_that_would_be_accepted(
@@ -138,7 +139,7 @@ async def test_shows_the_text_as_it_would_be_sent(
 ) -> None:
     limit = TextLimit(max_segments=1, on_overflow=Overflow.TRANSLITERATE)
     integrations.all.append(replace(integration, text_limit=limit, sender="ACME", tag="alerts"))
-    explain = ExplainPayload(integrations=integrations, previewer=delivery, clock=clock, max_messages=5)
+    explain = ExplainPayload(integrations=integrations, previewer=delivery, clock=clock, max_messages=5, turns=Turns())
     body = json.dumps({"to": "+6581230000", "text": "“x” " * 25}).encode()
 
     explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=Payload(body=body))
@@ -152,7 +153,7 @@ async def test_a_text_that_does_not_fit_is_the_verdict(
     integration: Integration, integrations: KnownIntegrations, delivery: RememberingDelivery, clock: FixedClock
 ) -> None:
     integrations.all.append(replace(integration, text_limit=TextLimit(max_segments=1)))
-    explain = ExplainPayload(integrations=integrations, previewer=delivery, clock=clock, max_messages=5)
+    explain = ExplainPayload(integrations=integrations, previewer=delivery, clock=clock, max_messages=5, turns=Turns())
     body = json.dumps({"to": "+6581230000", "text": "x" * 161}).encode()
 
     explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=Payload(body=body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 
@@ -17,7 +18,7 @@ NUMBER = "+6581230000"
 
 
 def mapped(document: object, paths: MappingPaths = NESTED, limit: TextLimit = NO_LIMIT) -> Trace:
-    (trace,) = map_item(compile_mapping(paths), decode(json.dumps(document).encode()), limit)
+    (trace,) = asyncio.run(map_item(compile_mapping(paths), decode(json.dumps(document).encode()), limit))
     return trace
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -20,7 +21,8 @@ A, B, C = "+6581230000", "+6581230001", "+6581230002"
 
 
 def mapped(document: object, paths: MappingPaths = FLAT, max_messages: int = 100) -> PayloadTrace:
-    return map_payload(compile_mapping(paths), decode(json.dumps(document).encode()), max_messages=max_messages)
+    strict = decode(json.dumps(document).encode())
+    return asyncio.run(map_payload(compile_mapping(paths), strict, max_messages=max_messages))
 
 
 def told(payload: PayloadTrace, field: str = "to") -> list[tuple[int, str]]:
@@ -188,7 +190,7 @@ def test_a_batch_means_what_its_items_mean_one_by_one(items: list[dict[str, obje
 
     batch = mapped({"a": {"b": items}} if nested else items, paths)
 
-    alone = [map_item(compile_mapping(FLAT), decode(json.dumps(item).encode())) for item in items]
+    alone = [asyncio.run(map_item(compile_mapping(FLAT), decode(json.dumps(item).encode()))) for item in items]
     assert [(message.index, all_of(message.trace)) for message in batch.messages] == [
         (index, all_of(trace)) for index, traces in enumerate(alone) for trace in traces
     ]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
 from servicekit.errors import ServiceError, UnavailableError
+from servicekit.ids import new_secret
 from servicekit.sms_fitting import Overflow
 from services.ingress.domain import (
     MAX_ANSWERED_TEXT_BYTES,
     AcceptedBatch,
     AcceptedMessage,
     DedupeRule,
+    IngressKey,
     Integration,
     MappingPaths,
     Payload,
@@ -23,6 +28,7 @@ from services.ingress.domain import (
 )
 from services.ingress.errors import MAX_LISTED_BYTES
 from services.ingress.receive_payload import ReceivePayload
+from services.ingress.turns import Turns
 from tests.conftest import FixedClock
 from tests.unit.ingress.conftest import KnownIntegrations, RememberingDelivery
 
@@ -35,7 +41,7 @@ def receive(
     integrations: KnownIntegrations, delivery: RememberingDelivery, clock: FixedClock, integration: Integration
 ) -> ReceivePayload:
     integrations.all.append(integration)
-    return ReceivePayload(integrations=integrations, outbox=delivery, clock=clock, max_messages=1_000)
+    return ReceivePayload(integrations=integrations, outbox=delivery, clock=clock, max_messages=1_000, turns=Turns())
 
 
 async def received(receive: ReceivePayload, key: str, document: object, **headers: str) -> AcceptedBatch:
@@ -211,3 +217,104 @@ async def test_logs_one_line_without_texts_and_numbers(receive: ReceivePayload, 
         ("payload accepted", "bat_1", 3, 1)
     ]
     assert not any(word in str(lines) for word in ("secret", A, B))
+
+
+# Large payloads
+
+
+def integration_of(key: str, paths: MappingPaths) -> Integration:
+    sha256 = hashlib.sha256(key.encode()).digest()
+    return Integration(id=f"wkh_{key}", tenant_id="ten_mine", ingress_keys=(IngressKey(sha256=sha256),), paths=paths)
+
+
+PAYLOADS = {
+    "recipients of one text": (
+        MappingPaths(to="people[*]", text="text"),
+        lambda count: {"text": "x", "people": [f"+65 9{number:07}" for number in range(count)]},
+    ),
+    "one recipient written in many ways": (
+        MappingPaths(to="people[*]", text="text"),
+        lambda count: {"text": "x", "people": [f"+6581230000{' ' * number}" for number in range(count)]},
+    ),
+    "numbers that are none": (
+        MappingPaths(to="people[*]", text="text"),
+        lambda count: {"text": "x", "people": [f"+1 2{number:09}" for number in range(count)]},
+    ),
+    "items": (
+        MappingPaths(to="to", text="text"),
+        lambda count: [{"to": f"+65 9{number:07}", "text": "x"} for number in range(count)],
+    ),
+    "items without a recipient": (
+        MappingPaths(to="to", text="text", for_each="items[*]"),
+        lambda count: {"items": [{"text": f"x{number}"} for number in range(count)]},
+    ),
+}
+
+
+@pytest.fixture(params=PAYLOADS)
+def sent(
+    request: pytest.FixtureRequest, receive: ReceivePayload, integrations: KnownIntegrations
+) -> Callable[[str, int], Awaitable[object]]:
+    """Send a payload of so many recipients to an integration of this name; a refusal is an answer too."""
+    paths, document = PAYLOADS[request.param]
+    keys: dict[str, str] = {}
+
+    async def send(name: str, count: int) -> object:
+        if name not in keys:
+            keys[name] = new_secret("ig", 32)
+            integrations.all.append(integration_of(keys[name], paths))
+        try:
+            payload = Payload(body=json.dumps(document(count)).encode())
+            return await receive(ingress_key=keys[name], payload=payload)
+        except ServiceError as refusal:
+            return refusal
+
+    return send
+
+
+async def order_of_answers(**requests: Awaitable[object]) -> list[str]:
+    """Begin requests in turn, and return their names as they are answered."""
+    answered = []
+
+    async def follow(name: str, request: Awaitable[object]) -> None:
+        await request
+        answered.append(name)
+
+    await asyncio.gather(*(follow(name, request) for name, request in requests.items()))
+    return answered
+
+
+async def test_answers_others_while_a_large_payload_is_mapped(sent: Callable[[str, int], Awaitable[object]]) -> None:
+    answered = await order_of_answers(
+        large=sent("shop", 500), small=sent("clinic", 1), small_of_the_same=sent("shop", 1), next_large=sent("bank", 30)
+    )
+
+    assert answered == ["small", "small_of_the_same", "next_large", "large"]
+
+
+async def test_maps_one_large_payload_of_an_integration_at_a_time(
+    sent: Callable[[str, int], Awaitable[object]],
+) -> None:
+    answered = await order_of_answers(
+        first=sent("shop", 200), second=sent("shop", 20), third=sent("shop", 20), other=sent("bank", 20)
+    )
+
+    assert answered == ["other", "first", "second", "third"]
+
+
+async def test_goes_on_with_the_next_large_payload_when_one_is_given_up(
+    receive: ReceivePayload, integrations: KnownIntegrations, ingress_key: str, integration: Integration
+) -> None:
+    integrations.all[:] = [replace(integration, paths=MappingPaths(to="people[*]", text="text"))]
+    body = json.dumps({"text": "x", "people": [f"+65 9{number:07}" for number in range(100)]}).encode()
+    first, second, third = (
+        asyncio.ensure_future(receive(ingress_key=ingress_key, payload=Payload(body=body))) for _ in range(3)
+    )
+    await asyncio.sleep(0)
+
+    first.cancel()
+    second.cancel()
+
+    assert isinstance(await third, AcceptedBatch)
+    assert first.cancelled()
+    assert second.cancelled()

@@ -28,6 +28,7 @@ from services.ingress.domain import (
     TextLimit,
 )
 from services.ingress.receive_payload import ReceivePayload
+from services.ingress.turns import Turns
 from tests.conftest import FixedClock
 from tests.unit.ingress.conftest import NOW, KnownIntegrations, RememberingDelivery
 
@@ -39,7 +40,7 @@ def receive(
     integrations: KnownIntegrations, delivery: RememberingDelivery, clock: FixedClock, integration: Integration
 ) -> ReceivePayload:
     integrations.all.append(integration)
-    return ReceivePayload(integrations=integrations, outbox=delivery, clock=clock, max_messages=5)
+    return ReceivePayload(integrations=integrations, outbox=delivery, clock=clock, max_messages=5, turns=Turns())
 
 
 async def refusal_of(receive: ReceivePayload, key: str, payload: Payload) -> ServiceError:
