@@ -68,6 +68,20 @@ def configure(*, service: str, replica: str = REPLICA, level: str = "info", log_
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    leave_out_header_values()
+
+
+def leave_out_header_values() -> None:
+    """Have gRPC say nothing of headers that are not UTF-8.
+
+    It reads them as Latin-1, and logs the whole value of each, which may be a key, as an error with a traceback.
+    """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_no_value)
+
+
+def _tells_no_value(record: logging.LogRecord) -> bool:
+    cause = record.exc_info[1] if record.exc_info else None
+    return not isinstance(cause, UnicodeDecodeError)
 
 
 def _describing(service: str, replica: str) -> structlog.typing.Processor:

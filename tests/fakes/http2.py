@@ -1,4 +1,4 @@
-"""Bare HTTP/2: a server that hangs up on a gRPC call, and a client that only pings."""
+"""Bare HTTP/2: a server that hangs up on a gRPC call, and clients that only ping or send a header of any bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_BYTES = 9
 DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
-ACKNOWLEDGED, END_STREAM = 1, 1
+ACKNOWLEDGED, END_STREAM, END_HEADERS = 1, 1, 4
 
 
 class BareServer:
@@ -87,5 +87,33 @@ async def answers_to_pings(address: str, count: int) -> list[int]:
     return kinds
 
 
-def _frame(kind: int, body: bytes = b"", *, flags: int = 0) -> bytes:
-    return len(body).to_bytes(3, "big") + bytes((kind, flags)) + bytes(4) + body
+async def call_with_header(address: str, rpc: str, name: bytes, value: bytes) -> None:
+    """Call an RPC with an empty request and one header more, and return when it has been answered."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    headers = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": rpc.encode(),
+        b":authority": b"test",
+        b"content-type": b"application/grpc",
+        b"te": b"trailers",
+        name: value,
+    }
+    fields = b"".join(b"\x00" + _text(each) + _text(headers[each]) for each in headers)
+    with contextlib.closing(writer):
+        writer.write(PREFACE + _frame(SETTINGS) + _frame(HEADERS, fields, flags=END_HEADERS, stream=1))
+        writer.write(_frame(DATA, bytes(5), flags=END_STREAM, stream=1))
+        while True:
+            header = await reader.readexactly(HEADER_BYTES)
+            await reader.readexactly(int.from_bytes(header[:3], "big"))
+            if header[3] == HEADERS and header[4] & END_STREAM:
+                return
+
+
+def _text(octets: bytes) -> bytes:
+    return bytes((len(octets),)) + octets
+
+
+def _frame(kind: int, body: bytes = b"", *, flags: int = 0, stream: int = 0) -> bytes:
+    return len(body).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + body

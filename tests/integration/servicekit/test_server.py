@@ -21,6 +21,7 @@ from servicekit import calls, clients, logs
 from servicekit.errors import InternalError, Issue, NotFoundError, ServiceError, UnavailableError, ValidationError
 from servicekit.server import RunningServer
 from servicekit.settings import ProcessSettings, SettingsError
+from tests.fakes.http2 import call_with_header
 from tests.kit.ports import free_address
 from textway.ingress.v1 import health_service_pb2 as health_v1
 from textway.ingress.v1.health_service_pb2_grpc import (
@@ -227,6 +228,24 @@ async def test_an_error_with_half_a_character_still_has_its_code_and_body(probe,
 
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert json.loads(dict(error.trailing_metadata())["x-error-body"])["error"] == "not_found"
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"x-shop-signature"])
+async def test_a_header_that_is_no_text_arrives_and_is_never_logged(*, probe, running, caplog, capfd, name):
+    logs.leave_out_header_values()
+    received = []
+
+    async def read(context: Context) -> str:
+        received.extend(value for key, value in context.invocation_metadata() if key == name.decode())
+        return "read"
+
+    probe.answer = read
+
+    await call_with_header(running.addresses["probe"], f"/{CHECK_LIVE}", name, SECRET.encode() + b"\xa0")
+
+    assert received == [f"{SECRET}\xa0"]
+    assert caplog.text == ""
+    assert SECRET not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("seconds", [1, 60])

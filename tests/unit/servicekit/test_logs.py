@@ -89,6 +89,18 @@ def test_a_librarys_line_has_the_same_form(monkeypatch):
     assert (line["service"], line["replica"]) == ("probe", socket.gethostname())
 
 
+def test_grpc_says_nothing_of_a_header_that_is_no_text_and_all_else_that_it_has_to_say(caplog):
+    logs.configure(service="probe", log_format="json")
+    grpc_log = logging.getLogger("grpc._cython.cygrpc")
+
+    for error in (UnicodeDecodeError("utf-8", b"sk_live_1\xa0", 9, 10, "invalid start byte"), RuntimeError("broke")):
+        grpc_log.error("it went wrong on %s", error.args[1:2], exc_info=error)
+    grpc_log.error("it went wrong")
+
+    assert "sk_live_1" not in caplog.text
+    assert [str(record.exc_info and record.exc_info[1]) for record in caplog.records] == ["broke", "None"]
+
+
 @pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), ValueError("x"), float("nan")])
 def test_writes_a_line_for_values_that_json_does_not_know(capsys, value):
     logs.configure(service="probe", log_format="json")
