@@ -13,7 +13,7 @@ from servicekit import calls, phone_numbers, tracing
 from servicekit.clock import to_milliseconds
 from servicekit.egress_urls import EgressPolicy
 from servicekit.errors import IdempotencyMismatchError, Issue, ValidationError
-from servicekit.paging import PageRequest, page_request, page_token
+from servicekit.paging import PageRequest, page_of, page_request
 from services.delivery.accept_messages import IDEMPOTENCY_WINDOW, Dedupe, Idempotency, Submission, checked_submission
 from services.delivery.domain import (
     Accepted,
@@ -237,10 +237,9 @@ def message(found: Message) -> message_pb2.Message:
 
 
 def message_list(found: Sequence[Message], page: PageRequest) -> messages_service_pb2.ListMessagesResponse:
-    """Return one page, with the token of the next if one message more than the page holds was found."""
-    shown = found[: page.size]
-    token = page_token(to_milliseconds(shown[-1].created_at), shown[-1].id) if len(found) > page.size else ""
-    return messages_service_pb2.ListMessagesResponse(messages=[message(each) for each in shown], next_page_token=token)
+    """Return one page, with the token of the next if more was found than the page holds."""
+    shown, token = page_of(found, page, show=message, place=lambda each: (each.created_at, each.id))
+    return messages_service_pb2.ListMessagesResponse(messages=shown, next_page_token=token)
 
 
 def timeline_response(message_id: str, steps: Sequence[Step]) -> messages_service_pb2.GetMessageTimelineResponse:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from servicekit.clock import to_milliseconds
-from servicekit.paging import PageRequest, page_request, page_token
+from servicekit.paging import PageRequest, page_of, page_request
 from services.delivery.convert import moment, timestamp
 from services.delivery.replies import AnsweredMessage, InboundFilter, ReceivedReply, comparable_number
 from textway.delivery.v1 import inbound_service_pb2
@@ -28,10 +27,9 @@ def list_request(request: inbound_service_pb2.ListInboundRequest) -> tuple[Inbou
 
 
 def list_response(found: Sequence[ReceivedReply], page: PageRequest) -> inbound_service_pb2.ListInboundResponse:
-    """Return one page, with the token of the next if one more than the page holds was found."""
-    shown = found[: page.size]
-    token = page_token(to_milliseconds(shown[-1].received_at), shown[-1].id) if len(found) > page.size else ""
-    return inbound_service_pb2.ListInboundResponse(inbound=[_inbound(each) for each in shown], next_page_token=token)
+    """Return one page, with the token of the next if more was found than the page holds."""
+    shown, token = page_of(found, page, show=_inbound, place=lambda each: (each.received_at, each.id))
+    return inbound_service_pb2.ListInboundResponse(inbound=shown, next_page_token=token)
 
 
 def _inbound(found: ReceivedReply) -> inbound_service_pb2.InboundMessage:

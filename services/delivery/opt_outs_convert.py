@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from servicekit.clock import to_milliseconds
-from servicekit.paging import PageRequest, page_request, page_token
+from servicekit.paging import PageRequest, page_of, page_request
 from services.delivery.convert import timestamp
 from services.delivery.replies import OptOut, comparable_number
 from textway.delivery.v1 import opt_outs_service_pb2
@@ -18,10 +17,9 @@ def list_request(request: opt_outs_service_pb2.ListOptOutsRequest) -> tuple[str 
 
 
 def list_response(found: Sequence[OptOut], page: PageRequest) -> opt_outs_service_pb2.ListOptOutsResponse:
-    """Return one page, with the token of the next if one more than the page holds was found."""
-    shown = found[: page.size]
-    token = page_token(to_milliseconds(shown[-1].created_at), shown[-1].id) if len(found) > page.size else ""
-    return opt_outs_service_pb2.ListOptOutsResponse(opt_outs=[_opt_out(each) for each in shown], next_page_token=token)
+    """Return one page, with the token of the next if more was found than the page holds."""
+    shown, token = page_of(found, page, show=_opt_out, place=lambda each: (each.created_at, each.id))
+    return opt_outs_service_pb2.ListOptOutsResponse(opt_outs=shown, next_page_token=token)
 
 
 def _opt_out(found: OptOut) -> opt_outs_service_pb2.OptOut:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from servicekit.clock import to_milliseconds
 from servicekit.errors import Issue, ValidationError
-from servicekit.paging import PageRequest, page_request, page_token
+from servicekit.paging import PageRequest, page_of, page_request
 from services.delivery.convert import moment, timestamp
 from services.delivery.replay_webhooks import Replayed
 from services.delivery.send_example import SentExample
@@ -23,8 +22,7 @@ from services.delivery.webhooks import (
 from textway.delivery.v1 import webhook_deliveries_service_pb2 as deliveries_pb2
 from textway.delivery.v1 import webhook_examples_service_pb2 as examples_pb2
 
-# Each attempt holds up to 1 KiB of somebody's answer and 2 KiB of URL; a page has to stay what one answer can carry.
-MAX_PAGE_BYTES: Final = 1024 * 1024
+# Each holds up to 1 KiB of somebody's answer and 2 KiB of URL.
 MAX_SHOWN_ATTEMPTS: Final = 40
 
 
@@ -40,19 +38,8 @@ def list_request(request: deliveries_pb2.ListWebhookDeliveriesRequest) -> tuple[
 
 def list_response(found: Sequence[WebhookLog], page: PageRequest) -> deliveries_pb2.ListWebhookDeliveriesResponse:
     """Return one page, with the token of the next if more was found than the page holds."""
-    response = deliveries_pb2.ListWebhookDeliveriesResponse()
-    size = 0
-    for log in found[: page.size]:
-        shown = delivery(log)
-        size += shown.ByteSize()
-        if response.webhook_deliveries and size > MAX_PAGE_BYTES:
-            break
-        response.webhook_deliveries.append(shown)
-    count = len(response.webhook_deliveries)
-    if count < len(found):
-        last = found[count - 1].delivery
-        response.next_page_token = page_token(to_milliseconds(last.created_at), last.id)
-    return response
+    shown, token = page_of(found, page, show=delivery, place=lambda log: (log.delivery.created_at, log.delivery.id))
+    return deliveries_pb2.ListWebhookDeliveriesResponse(webhook_deliveries=shown, next_page_token=token)
 
 
 def delivery(log: WebhookLog) -> deliveries_pb2.WebhookDelivery:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.clock import to_milliseconds
+from servicekit.paging import PageRequest, page_of, page_request
 from services.integrations.answer_once import FirstAnswer, Made, Once
 from services.integrations.domain import ApiKey, Dedupe, Integration, IntegrationChanges, RepeatableCall, Tenant
-from services.integrations.manage_integrations import IntegrationList, Rotation
+from services.integrations.manage_integrations import Rotation
 from services.integrations.signing_secrets import OldSecret
 from services.integrations.watch_integrations import Update, WatcherWord
 from textway.integrations.v1 import (
@@ -91,9 +92,9 @@ def _dedupe_from(dedupe: integration_pb2.Dedupe) -> Dedupe:
     return Dedupe(key=dedupe.key, window_seconds=dedupe.window_seconds, mode=dedupe.mode)
 
 
-def page_size(request: integrations_service_pb2.ListIntegrationsRequest) -> int | None:
-    """Return the size that was asked for, if any."""
-    return request.page_size if request.HasField("page_size") else None
+def list_request(request: integrations_service_pb2.ListIntegrationsRequest) -> PageRequest:
+    """Return which page to list; raise ValidationError for one that can not be."""
+    return page_request(request.page_size if request.HasField("page_size") else None, request.page_token)
 
 
 def overlap_seconds(request: integrations_service_pb2.RotateIngressKeyRequest) -> int | None:
@@ -161,12 +162,14 @@ def _to_dedupe(dedupe: Dedupe) -> integration_pb2.Dedupe | None:
     return integration_pb2.Dedupe(key=dedupe.key, window_seconds=dedupe.window_seconds, mode=dedupe.mode)
 
 
-def to_list(page: IntegrationList, public_url: str) -> integrations_service_pb2.ListIntegrationsResponse:
-    """Return one page of a tenant's integrations."""
-    return integrations_service_pb2.ListIntegrationsResponse(
-        integrations=[to_integration(integration, public_url) for integration in page.integrations],
-        next_page_token=page.next_page_token,
+def to_list(
+    found: Sequence[Integration], page: PageRequest, public_url: str
+) -> integrations_service_pb2.ListIntegrationsResponse:
+    """Return one page of a tenant's integrations, with the token of the next if more was found than the page holds."""
+    shown, token = page_of(
+        found, page, show=lambda each: to_integration(each, public_url), place=lambda each: (each.created_at, each.id)
     )
+    return integrations_service_pb2.ListIntegrationsResponse(integrations=shown, next_page_token=token)
 
 
 def to_created(made: Integration | FirstAnswer, public_url: str) -> integration_pb2.Integration:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from servicekit.clock import Clock, to_milliseconds
+from servicekit.clock import Clock
 from servicekit.egress_names import UrlGuard
 from servicekit.errors import NotFoundError
 from servicekit.ids import is_id, new_id, new_secret
-from servicekit.paging import page_request, page_token
+from servicekit.paging import PageRequest
 from services.integrations import outbound_rules, validation
 from services.integrations.answer_once import FirstAnswer, Once, kept_answer
 from services.integrations.commit_changes import ChangeFeed
@@ -26,14 +26,6 @@ from services.integrations.domain import (
 from services.integrations.signing_secrets import SigningSecrets
 from services.integrations.store import AnsweredBeforeError, IntegrationStore
 from services.integrations.webhooks import DEFAULT_EVENTS, switched
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntegrationList:
-    """One page of a tenant's integrations; the token is empty at the end."""
-
-    integrations: tuple[Integration, ...]
-    next_page_token: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,14 +105,9 @@ class ManageIntegrations:
         _require_form(integration_id)
         return await self._store.get_integration(tenant_id, integration_id)
 
-    async def list_page(self, tenant_id: str, page_size: int | None, token: str) -> IntegrationList:
+    async def list_page(self, tenant_id: str, page: PageRequest) -> Sequence[Integration]:
         """List one page, newest first."""
-        page = await self._store.list_integrations(tenant_id, page_request(page_size, token))
-        last = page.integrations[-1] if page.more else None
-        return IntegrationList(
-            integrations=tuple(page.integrations),
-            next_page_token=page_token(to_milliseconds(last.created_at), last.id) if last else "",
-        )
+        return await self._store.list_integrations(tenant_id, page)
 
     async def replace(self, tenant_id: str, integration_id: str, asked: IntegrationChanges) -> Integration:
         """Make an integration what was asked for and the preset's defaults; a left-out signing secret is kept."""

@@ -52,8 +52,9 @@ class IntegrationsServicer(IntegrationsServiceServicer):
     ) -> public_pb2.ListIntegrationsResponse:
         """See the contract."""
         tenant_id = await self._tenant_id(context)
-        page = await self._manage.list_page(tenant_id, convert.page_size(request), request.page_token)
-        return convert.to_list(page, self._public_url)
+        page = convert.list_request(request)
+        found = await self._manage.list_page(tenant_id, page.and_one_more)
+        return convert.to_list(found, page, self._public_url)
 
     async def GetIntegration(
         self, request: public_pb2.GetIntegrationRequest, context: Context

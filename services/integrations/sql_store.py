@@ -28,7 +28,7 @@ from services.integrations.sql_rows import (
     with_keys,
 )
 from services.integrations.sql_sealed import count_unreadable, reseal_all
-from services.integrations.store import Page, Snapshot
+from services.integrations.store import Snapshot
 from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS
 from services.integrations.webhooks import Disabled, switched
 
@@ -78,7 +78,7 @@ class SqlIntegrationStore:
         async with self._database.read() as connection:
             return await self._load(connection, tenant_id, integration_id)
 
-    async def list_integrations(self, tenant_id: str, page: PageRequest) -> Page:
+    async def list_integrations(self, tenant_id: str, page: PageRequest) -> Sequence[Integration]:
         """See IntegrationStore."""
         key = tuple_(INTEGRATIONS.c.created_at_ms, INTEGRATIONS.c.id)
         query = select_integrations().where(INTEGRATIONS.c.tenant_id == tenant_id)
@@ -86,10 +86,9 @@ class SqlIntegrationStore:
             query = query.where(key < page.after)
         query = query.order_by(INTEGRATIONS.c.created_at_ms.desc(), INTEGRATIONS.c.id.desc())
         async with self._database.read() as connection:
-            rows = (await connection.execute(query.limit(page.size + 1))).all()
-            shown = rows[: page.size]
-            loaded = await with_keys(connection, shown, [row.id for row in shown])
-        return Page(integrations=[one.opened(self._key_ring) for one in loaded], more=len(rows) > page.size)
+            rows = (await connection.execute(query.limit(page.size))).all()
+            loaded = await with_keys(connection, rows, [row.id for row in rows])
+        return [one.opened(self._key_ring) for one in loaded]
 
     async def change_integration(
         self, tenant_id: str, integration_id: str, changes: IntegrationChanges, now: datetime

@@ -30,14 +30,6 @@ class AnsweredBeforeError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
-    """Some integrations of a list, and whether there are more after them."""
-
-    integrations: Sequence[Integration]
-    more: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Every integration as it was at one revision. The pages can be read once, and touch no database any more."""
 
@@ -114,7 +106,7 @@ class IntegrationStore(Protocol):
     async def get_integration(self, tenant_id: str, integration_id: str) -> Integration:
         """Return one."""
 
-    async def list_integrations(self, tenant_id: str, page: PageRequest) -> Page:
+    async def list_integrations(self, tenant_id: str, page: PageRequest) -> Sequence[Integration]:
         """Return a page, newest first by time and id. One made meanwhile moves nothing to another page."""
 
     async def change_integration(

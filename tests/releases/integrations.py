@@ -96,7 +96,7 @@ async def _manage_tenants(stores: Stores) -> str:
 
 
 async def _manage_integrations(stores: Stores, shop: str) -> None:
-    (left,) = (await stores.integrations.list_integrations(shop, PageRequest(size=50))).integrations
+    (left,) = await stores.integrations.list_integrations(shop, PageRequest(size=50))
     with contextlib.suppress(AnsweredBeforeError):
         await stores.integrations.create_integration(an_integration(shop), kept(shop, "k-left"))
     made = an_integration(shop, LATER, signing_secret=SECRET, outbound_url=URL)
@@ -113,7 +113,7 @@ async def _manage_integrations(stores: Stores, shop: str) -> None:
 
 
 async def _manage_webhooks(stores: Stores, shop: str) -> None:
-    (left,) = (await stores.integrations.list_integrations(shop, PageRequest(size=50))).integrations
+    (left,) = await stores.integrations.list_integrations(shop, PageRequest(size=50))
     fresh = await stores.tenants.find_tenant("fresh")
     await stores.webhooks.put_webhook(fresh.id, FIELDS, new_secret=SECRET, now=LATER)
     await stores.webhooks.put_webhook(shop, replace(FIELDS, url="https://other.example/"), new_secret="", now=LATER)

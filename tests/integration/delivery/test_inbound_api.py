@@ -8,6 +8,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
+from servicekit import paging
 from tests.integration.delivery.conftest import PATIENCE_SECONDS, Metadata, World, message_with, refusal_of
 from textway.delivery.v1 import inbound_service_pb2, opt_outs_service_pb2
 from textway.delivery.v1.inbound_service_pb2_grpc import InboundServiceStub
@@ -62,6 +63,20 @@ async def test_shows_what_came_in_and_what_it_answers(world: World, owner, stran
     assert shown.in_reply_to.sent_at.seconds
     assert shown.keyword == ""
     assert list((await inbound(world, stranger, count=0)).inbound) == []
+
+
+async def test_ends_a_page_that_one_answer_could_not_carry(world: World, owner, monkeypatch) -> None:
+    for _ in range(2):
+        await send(world, owner, SAYS_YES)
+    everything = await inbound(world, owner, 2)
+    monkeypatch.setattr(paging, "MAX_PAGE_BYTES", 1)
+
+    page = await inbound(world, owner, 1)
+    rest = await inbound(world, owner, 1, page_token=page.next_page_token)
+
+    assert [len(page.inbound), len(rest.inbound)] == [1, 1]
+    assert [*page.inbound, *rest.inbound] == list(everything.inbound)
+    assert rest.next_page_token == ""
 
 
 async def test_pages_and_filters(world: World, owner) -> None:

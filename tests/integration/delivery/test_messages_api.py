@@ -181,6 +181,21 @@ async def test_lists_newest_first_in_pages_that_never_repeat(messages, owner):
     assert len(seen) == 7
 
 
+async def test_lists_more_than_one_answer_can_carry(messages, submissions, owner):
+    for _ in range(3):
+        long = [submission(text="語" * 1600) for _ in range(300)]
+        await submissions.SubmitMessages(SubmitMessagesRequest(submissions=long))
+
+    seen, token, pages = set(), "", 0
+    while token or not pages:
+        page = await messages.ListMessages(ListMessagesRequest(page_size=1000, page_token=token), metadata=owner)
+        seen |= {message.id for message in page.messages}
+        token, pages = page.next_page_token, pages + 1
+
+    assert len(seen) == 900
+    assert pages > 1
+
+
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [

@@ -8,6 +8,7 @@ from hashlib import sha256
 import grpc
 import pytest
 
+from servicekit import paging
 from servicekit.ids import has_secret_form, has_valid_checksum, is_id
 from textway.integrations.v1.integration_pb2 import Dedupe
 from textway.integrations.v1.integrations_service_pb2 import (
@@ -77,6 +78,21 @@ async def test_lists_newest_first_in_pages(clients, owner):
     assert times == sorted(times, reverse=True)
     assert len(first.integrations) == 3
     assert rest.next_page_token == ""
+
+
+async def test_ends_a_page_that_one_answer_could_not_carry(clients, owner, monkeypatch):
+    for number in range(3):
+        await clients.integrations.CreateIntegration(CreateIntegrationRequest(name=f"number {number}"), metadata=owner)
+    monkeypatch.setattr(paging, "MAX_PAGE_BYTES", 1)
+
+    seen, token = [], ""
+    while token or not seen:
+        request = ListIntegrationsRequest(page_size=3, page_token=token)
+        page = await clients.integrations.ListIntegrations(request, metadata=owner)
+        seen += [integration.name for integration in page.integrations]
+        token = page.next_page_token
+
+    assert sorted(seen) == ["number 0", "number 1", "number 2"]
 
 
 @pytest.mark.parametrize("page_size", [0, -1, 1001])

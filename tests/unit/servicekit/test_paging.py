@@ -1,13 +1,25 @@
-"""Pages of a list: which sizes and tokens are taken, and that no token can break a query."""
+"""Pages of a list: which sizes and tokens are taken, that no token breaks a query, and that a page can be carried."""
 
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 from servicekit.errors import ValidationError
-from servicekit.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest, page_request, page_token
+from servicekit.paging import (
+    DEFAULT_PAGE_SIZE,
+    MAX_PAGE_BYTES,
+    MAX_PAGE_SIZE,
+    PageRequest,
+    page_of,
+    page_request,
+    page_token,
+)
+
+NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 
 
 def encoded(text: str | bytes) -> str:
@@ -98,3 +110,40 @@ def test_refuses_a_token_that_no_list_has_given(token):
         page_request(None, token)
 
     assert [issue.path for issue in refused.value.issues] == ["pageToken"]
+
+
+def shown(found: list[str], size: int) -> tuple[list[str], str]:
+    rows, token = page_of(
+        found, PageRequest(size=size), show=lambda row: StringValue(value=row), place=lambda row: (NOW, row)
+    )
+    return [row.value for row in rows], token
+
+
+@pytest.mark.parametrize(
+    ("found", "size", "expected"), [([], 2, ""), (["a"], 2, ""), (["a", "b"], 2, ""), (["a", "b", "c"], 2, "b")]
+)
+def test_asks_for_more_only_when_more_was_found_than_a_page_holds(found, size, expected):
+    rows, token = shown(found, size)
+
+    assert rows == found[:size]
+    assert (page_request(None, token).after or (0, ""))[1] == expected
+
+
+def test_ends_a_page_that_becomes_too_large_and_goes_on_behind_it():
+    found = [f"{number:03}" + "x" * 10_000 for number in range(200)]
+
+    seen, rest = [], found
+    while rest:
+        rows, token = shown(rest, 150)
+        assert 0 < sum(map(len, rows)) <= MAX_PAGE_BYTES
+        seen += rows
+        rest = found[len(seen) :]
+        assert bool(token) == bool(rest)
+
+    assert seen == found
+
+
+def test_shows_one_row_however_large_it_is():
+    rows, token = shown(["x" * (MAX_PAGE_BYTES + 1)], 1)
+
+    assert (len(rows), token) == (1, "")
