@@ -87,7 +87,9 @@ def _decode(token: str) -> tuple[int, str]:
         match json.loads(base64.b64decode(padded, altchars=b"-_", validate=True)):
             case [milliseconds, str(row_id)] if type(milliseconds) is int and 0 <= milliseconds < 1 << 53:
                 row_id.encode()
-                return milliseconds, row_id
+                # No row has this in its id, and PostgreSQL can not even be asked.
+                if "\0" not in row_id:
+                    return milliseconds, row_id
     except (UnicodeEncodeError, binascii.Error, ValueError, RecursionError):
         pass
     raise ValidationError([Issue(path="pageToken", message="is not a token that a list has answered with")])

@@ -268,13 +268,20 @@ def list_request(request: messages_service_pb2.ListMessagesRequest) -> tuple[Mes
     page = page_request(request.page_size if request.HasField("page_size") else None, request.page_token)
     wanted = MessageFilter(
         status=_status(request.status) if request.status else None,
-        ref=request.ref or None,
+        ref=filter_text("ref", request.ref),
         to=_number(request.to) if request.to else None,
-        integration_id=request.integration_id or None,
+        integration_id=filter_text("integrationId", request.integration_id),
         created_after=moment("createdAfter", request.created_after) if request.HasField("created_after") else None,
         created_before=moment("createdBefore", request.created_before) if request.HasField("created_before") else None,
     )
     return wanted, page
+
+
+def filter_text(path: str, text: str) -> str | None:
+    """Return what a list is filtered by, None when nothing is; raise ValidationError for what can not be looked for."""
+    if "\0" in text:
+        raise ValidationError([Issue(path=path, message="must not contain U+0000")])
+    return text or None
 
 
 def timestamp(moment: datetime) -> Timestamp:

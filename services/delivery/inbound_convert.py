@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from servicekit.paging import PageRequest, page_of, page_request
-from services.delivery.convert import moment, timestamp
+from services.delivery.convert import filter_text, moment, timestamp
 from services.delivery.replies import AnsweredMessage, InboundFilter, ReceivedReply, comparable_number
 from textway.delivery.v1 import inbound_service_pb2
 
@@ -13,11 +13,12 @@ from textway.delivery.v1 import inbound_service_pb2
 def list_request(request: inbound_service_pb2.ListInboundRequest) -> tuple[InboundFilter, PageRequest]:
     """Return what to list; raise ValidationError naming what can not be used."""
     page = page_request(request.page_size if request.HasField("page_size") else None, request.page_token)
-    sender = getattr(request, "from")  # a keyword in Python, and the contract's word
+    sender = filter_text("from", getattr(request, "from"))  # a keyword in Python, and the contract's word
+    recipient = filter_text("to", request.to)
     wanted = InboundFilter(
         sender=comparable_number(sender) if sender else None,
-        recipient=comparable_number(request.to) if request.to else None,
-        message_id=request.message_id or None,
+        recipient=comparable_number(recipient) if recipient else None,
+        message_id=filter_text("messageId", request.message_id),
         received_after=moment("receivedAfter", request.received_after) if request.HasField("received_after") else None,
         received_before=moment("receivedBefore", request.received_before)
         if request.HasField("received_before")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from servicekit.paging import PageRequest, page_of, page_request
-from services.delivery.convert import timestamp
+from services.delivery.convert import filter_text, timestamp
 from services.delivery.replies import OptOut, comparable_number
 from textway.delivery.v1 import opt_outs_service_pb2
 
 
 def list_request(request: opt_outs_service_pb2.ListOptOutsRequest) -> tuple[str | None, PageRequest]:
-    """Return whose opt-outs to list, None for everybody's; raise ValidationError for a page that can not be."""
+    """Return whose opt-outs to list, None for everybody's; raise ValidationError naming what can not be used."""
     page = page_request(request.page_size if request.HasField("page_size") else None, request.page_token)
-    return comparable_number(request.number) if request.number else None, page
+    number = filter_text("number", request.number)
+    return comparable_number(number) if number else None, page
 
 
 def list_response(found: Sequence[OptOut], page: PageRequest) -> opt_outs_service_pb2.ListOptOutsResponse:

@@ -8,7 +8,7 @@ from typing import Final
 
 from servicekit.errors import Issue, ValidationError
 from servicekit.paging import PageRequest, page_of, page_request
-from services.delivery.convert import moment, timestamp
+from services.delivery.convert import filter_text, moment, timestamp
 from services.delivery.replay_webhooks import Replayed
 from services.delivery.send_example import SentExample
 from services.delivery.webhooks import (
@@ -31,7 +31,7 @@ def list_request(request: deliveries_pb2.ListWebhookDeliveriesRequest) -> tuple[
     page = page_request(request.page_size if request.HasField("page_size") else None, request.page_token)
     wanted = WebhookFilter(
         status=_status(request.status) if request.status else None,
-        message_id=request.message_id or None,
+        message_id=filter_text("messageId", request.message_id),
     )
     return wanted, page
 

@@ -95,6 +95,7 @@ HOSTILE_TOKENS = {
     "sql": encoded("1' OR '1'='1"),
     "true for time": encoded('[true,"a"]'),
     "lone surrogate for id": encoded('[1,"\\ud800"]'),
+    "U+0000 in id": encoded('[1,"msg_\\u0000"]'),
     "nested without end": encoded("[" * 100_000),
 }
 
