@@ -91,6 +91,19 @@ def test_a_header_that_means_something_inside_has_no_effect(gate: Gateway, heade
     assert 3 < call.time_remaining <= 4
 
 
+@pytest.mark.parametrize("mark", "!#$%&'*+^|~`")
+def test_a_header_whose_name_grpc_can_not_carry_stays_there(gate: Gateway, mark: str) -> None:
+    headers = f"x-odd{mark}: 1\r\n{mark}: 2\r\n{mark}x: 3\r\nX-Odd_0.a-: 4\r\n".encode()
+
+    for path in ("/v1/ingress/ig_a", "/v1/messages"):
+        answer = send(gate.port, request("POST", path, headers=headers, body=b"{}"))
+
+        call = gate.stubs.calls[-1]
+        assert answer.status_code == 202
+        assert ("x-odd_0.a-", "4") in call.metadata
+        assert [key for key, _ in call.metadata if mark in key] == []
+
+
 def test_what_the_gateway_knows_of_the_address_stays_there(gate: Gateway, client: httpx.Client) -> None:
     client.post("/v1/ingress/ig_secret", content=b"{}", headers={"x-grpc-odd": "kept", "grpc-odd": "dropped"})
 

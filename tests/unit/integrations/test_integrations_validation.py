@@ -74,7 +74,7 @@ def test_refuses_a_signing_secret_without_repeating_it(secret):
     assert "canary" not in issue.message
 
 
-@pytest.mark.parametrize("header", ["X-Webhook-Signature", "x-hub-signature-256", "X_Sig", "a" * 64])
+@pytest.mark.parametrize("header", ["X-Webhook-Signature", "x-hub-signature-256", "X_Sig", "x.sig", "a" * 64])
 def test_keeps_a_signing_header(header):
     assert kept(signing_header=header).signing_header == header
 
@@ -88,6 +88,7 @@ def test_keeps_a_signing_header(header):
         "X-Sig:",
         "X-Sig\n",
         "Ünicode",
+        *(f"X-Sig{mark}" for mark in "!#$%&'*+^|~`"),
         "Host",
         "content-length",
         "Content-Type",
