@@ -69,7 +69,7 @@ _TAKEN_HEADERS: Final = frozenset(
         "x-request-id",
     )
 )
-_TAKEN_HEADER_PREFIXES: Final = ("x-envoy-", "x-forwarded-", "grpc-", ":")
+_TAKEN_HEADER_PREFIXES: Final = ("x-envoy-", "x-forwarded-", "x-textway-", "grpc-")
 # Joiners hold emoji and several scripts together; other format characters can make one name look like another.
 _JOINERS: Final = "\u200c\u200d"
 
