@@ -32,8 +32,8 @@ console.log(JSON.stringify(judged));
 """
 
 
-def signed(*secrets, age_seconds=0):
-    return signed_headers(BODY, webhook_id="evt_1", timestamp=int(time.time()) - age_seconds, secrets=secrets)
+def signed(*secrets, age_seconds=0, body=BODY):
+    return signed_headers(body, webhook_id="evt_1", timestamp=int(time.time()) - age_seconds, secrets=secrets)
 
 
 def defined_by(code):
@@ -65,6 +65,17 @@ def test_the_receiver_takes_what_we_sign(monkeypatch, capsys, secret):
 
     assert status == 204
     assert capsys.readouterr().out == "6581230000 answers 4821 with Grüße, 你好\n"
+
+
+def test_the_receiver_takes_no_status_for_a_reply(monkeypatch, capsys):
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRETS[0])
+    event = {"id": "msg_1", "event": "message.delivered", "status": "delivered", "from": "+6598765432"}
+    body = json.dumps({**event, "to": "+6581230000", "text": "Order confirmed", "ref": "4821"}).encode()
+
+    status = received(signed(SECRETS[0], body=body), body)
+
+    assert status == 204
+    assert capsys.readouterr().out == "msg_1 is delivered\n"
 
 
 @pytest.mark.parametrize("secret", SECRETS)
