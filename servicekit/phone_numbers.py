@@ -129,7 +129,9 @@ def _read(candidate: str, default_region: str) -> str:
     if any(character.isalpha() for character in candidate):
         raise NotAPhoneNumberError("it contains letters")
     if not default_region and not candidate.startswith(("+", "\uff0b")):
-        raise NotAPhoneNumberError("it has no plus sign and country code, and the integration has no defaultRegion")
+        raise NotAPhoneNumberError(
+            "it has no plus sign and country code, which only an integration with a defaultRegion can do without"
+        )
     try:
         number = phonenumbers.parse(candidate, default_region or None)
     except phonenumbers.NumberParseException as error:

@@ -19,7 +19,7 @@ from services.delivery import convert
 from services.delivery.accept_messages import AcceptMessages
 from services.delivery.api_keys import ApiKeys
 from services.delivery.carriers.registry import Carriers
-from services.delivery.domain import Message
+from services.delivery.domain import Message, Status
 from services.delivery.store import CancelResult, MessageStore, ResolveResult
 from services.delivery.timeline import timeline
 from services.delivery.webhook_store import WebhookStore
@@ -115,7 +115,9 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
             raise IdempotencyMismatchError
         message = await self._message(tenant_id, request.id)
         if result is CancelResult.BEGUN:
-            raise ConflictError(f"The message can not be canceled any more: it is {message.status.value}.")
+            # Between two attempts it is queued, as it was before the first.
+            state = "an attempt has begun" if message.status is Status.QUEUED else f"it is {message.status.value}"
+            raise ConflictError(f"The message can not be canceled any more: {state}.")
         await calls.answer_with(context, 200, **replay_header(replayed=result is CancelResult.REPLAYED))
         return convert.message(message)
 

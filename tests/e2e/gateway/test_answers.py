@@ -210,11 +210,26 @@ def test_a_body_that_is_not_the_json_of_a_management_call(gate: Gateway, client:
     assert gate.stubs.calls == []
 
 
-def test_a_query_parameter_of_the_wrong_type(gate: Gateway, client: httpx.Client) -> None:
-    body = assert_error(client.get("/v1/messages?pageSize=many"), 400, "validation_error")
+def test_says_that_a_number_does_not_take_the_place_of_a_string(client: httpx.Client) -> None:
+    answer = client.post("/v1/messages", json={"to": 6581230000, "text": "Hello"})
 
+    assert "a field has the wrong type, as a number does in the place of a string" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("query", ["pageSize=many", "createdAfter=yesterday", "createdAfter=2026-06-12"])
+def test_a_query_parameter_of_the_wrong_type(gate: Gateway, client: httpx.Client, query: str) -> None:
+    body = assert_error(client.get(f"/v1/messages?{query}"), 400, "validation_error")
+
+    assert "write times as 2026-06-12T14:32:00Z and numbers in digits" in body["message"]
     assert body["issues"]
     assert gate.stubs.calls == []
+
+
+def test_a_query_parameter_as_that_answer_has_it_written(gate: Gateway, client: httpx.Client) -> None:
+    answer = client.get("/v1/messages?createdAfter=2026-06-12T14:32:00Z&pageSize=2")
+
+    assert answer.status_code == 200
+    assert gate.stubs.calls[0].request.created_after.ToJsonString() == "2026-06-12T14:32:00Z"
 
 
 @pytest.mark.parametrize(

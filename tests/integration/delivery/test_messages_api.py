@@ -38,6 +38,7 @@ from textway.delivery.v1.submission_service_pb2 import PreviewMessageRequest, Su
 
 TO = "+6581230000"
 REFUSED_BY_CARRIER = "+6581230001"
+FAILING_AT_FIRST = "+6581230002"
 HANGING = "+6581230003"
 SWITCHED_OFF = "+6581230004"
 ANSWERING = "+6581230005"
@@ -278,6 +279,19 @@ async def test_refuses_to_cancel_what_has_begun(messages, owner):
 
     assert (refusal.code, refusal.reason, refusal.http_status) == (grpc.StatusCode.ABORTED, "CONFLICT", "409")
     assert "sending" in refusal.message
+
+
+async def test_says_that_an_attempt_has_begun_when_a_message_waits_for_its_next_one(messages, owner):
+    sent = await send(messages, owner, to=FAILING_AT_FIRST)
+    async with asyncio.timeout(5):
+        while (await messages.GetMessage(GetMessageRequest(id=sent.id), metadata=owner)).attempts == 0:
+            await asyncio.sleep(0.01)
+    waiting = await message_with(messages, owner, sent.id, "queued")
+
+    refusal = await refusal_of(messages.CancelMessage(CancelMessageRequest(id=sent.id), metadata=owner))
+
+    assert waiting.attempts == 1
+    assert refusal.message == "The message can not be canceled any more: an attempt has begun."
 
 
 async def test_cancels_a_message_that_no_attempt_has_begun_for(one_at_a_time, owner):

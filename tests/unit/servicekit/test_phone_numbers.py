@@ -65,7 +65,7 @@ def test_reads_a_national_number_with_the_integrations_region(text, region, expe
     [
         ("", "", "it is empty"),
         (" \n\t\u3000", "", "it is empty"),
-        ("81230000", "", "it has no plus sign and country code"),
+        ("81230000", "", "it has no plus sign and country code, which only an integration with a defaultRegion can"),
         ("6581230000", "", "it has no plus sign and country code"),
         ("\u202a+6581230000\u202c", "", "it has no plus sign and country code"),
         ("\ud800", "", "it has no plus sign and country code"),
