@@ -274,6 +274,14 @@ async def test_an_abort_on_purpose_passes_as_it_is(probe, client):
     assert lines == []
 
 
+def test_shows_the_defects_of_a_method_that_nobody_has_called(running):
+    method = "textway.ingress.v1.HealthService/CheckReady"
+
+    shown = REGISTRY.get_sample_value("textway_grpc_requests_total", {"method": method, "code": "INTERNAL"})
+
+    assert shown == 0
+
+
 def counted(code: str) -> float:
     return REGISTRY.get_sample_value("textway_grpc_requests_total", {"method": CHECK_LIVE, "code": code}) or 0.0
 

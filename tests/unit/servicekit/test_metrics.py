@@ -27,6 +27,16 @@ def test_counts_a_call_by_its_code_and_times_it():
     assert value("textway_grpc_request_duration_seconds_count", method="probe.v1.Probe/Look") == 3
 
 
+def test_shows_that_a_method_has_had_no_defect_yet():
+    CallMeter("probe.v1.Probe/Rest")
+
+    shown = REGISTRY.get_sample_value(
+        "textway_grpc_requests_total", {"method": "probe.v1.Probe/Rest", "code": "INTERNAL"}
+    )
+
+    assert shown == 0
+
+
 async def test_times_what_wants_a_transaction_and_what_has_one(tmp_path):
     database = Database.open(f"sqlite:///{tmp_path}/probe.db", name="probe-times")
     labels = {"database": "probe-times", "access": "write"}
