@@ -113,6 +113,41 @@ def test_every_panel_has_a_place_of_its_own():
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)")
+def test_the_alert_names_each_service_that_is_gone(tmp_path):
+    alert = next(rule for rule in rules() if rule["alert"] == "TextwayServiceGone")
+    # One that is down, one that is no more found, and one of whose two replicas one is well.
+    series = {
+        'up{job="textway-ingress",instance="a"}': "1x8 0x40",
+        'up{job="textway-delivery",instance="a"}': "1x8 _x40",
+        'up{job="textway-integrations",instance="a"}': "1x48",
+        'up{job="textway-integrations",instance="b"}': "0x48",
+    }
+    expected = [
+        {
+            "exp_labels": {"severity": "page", "job": job},
+            "exp_annotations": {
+                "summary": f"No replica of {job} can be scraped.",
+                "runbook": alert["annotations"]["runbook"],
+            },
+        }
+        for job in ("textway-ingress", "textway-delivery")
+    ]
+    told = [
+        {"eval_time": moment, "alertname": alert["alert"], "exp_alerts": alerts}
+        for moment, alerts in (("2m", []), ("11m", expected))
+    ]
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    test = {"interval": "15s", "input_series": inputs, "alert_rule_test": told}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [test]}))
+
+    done = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)")
 def test_prometheus_takes_the_configuration_and_the_rules():
     done = subprocess.run(
         ["promtool", "check", "config", DEPLOY / "prometheus" / "prometheus.yml"],
