@@ -8,57 +8,22 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-from sqlalchemy.engine import make_url
 
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
 from servicekit.settings import load
 from services.delivery import service as delivery
 from services.delivery.settings import DeliverySettings
-from services.integrations.settings import IntegrationsSettings
+from services.launcher.places import KEY_RING, Place, Places, of_delivery, places
 
 MANIFEST: Final = "backup.json"
-KEY_RING: Final = "key-ring"
 LOCK_SECONDS: Final = 30.0
 
 
 class BackupError(ServiceError):
     """A backup can not be made or restored; the message says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A file of the product, by its name in a backup."""
-
-    name: str
-    path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """What there is to back up, in the order in which it must be copied."""
-
-    databases: tuple[Place, ...]
-    key_ring: Place
-    on_servers: tuple[str, ...]  # services whose database is PostgreSQL
-
-
-def places() -> Places:
-    """Return where everything is, by the settings."""
-    # Delivery first: its rows name integrations, which must be in a copy that is no older. The key ring last: it must
-    # open what is in the copy, and never loses a key.
-    of_integrations = load(IntegrationsSettings)
-    urls = {"delivery": load(DeliverySettings).database_url, "integrations": of_integrations.database_url}
-    files = {name: _file_of(url) for name, url in urls.items()}
-    return Places(
-        databases=tuple(Place(name=f"{name}.db", path=path) for name, path in files.items() if path),
-        key_ring=Place(name=KEY_RING, path=of_integrations.key_ring_path),
-        on_servers=tuple(name for name, path in files.items() if path is None),
-    )
 
 
 def back_up(folder: Path) -> str:
@@ -71,7 +36,7 @@ def back_up(folder: Path) -> str:
     partial.mkdir(mode=0o700, parents=True)
     taken_at = SystemClock().now().isoformat()
     for place in found.databases:
-        _copy_database(place.path, partial / place.name)
+        _copy_database(place, partial / place.name)
     _copy_file(found.key_ring.path, partial / KEY_RING)
     _write(
         partial / MANIFEST, json.dumps({"takenAt": taken_at, "files": sorted(each.name for each in found.databases)})
@@ -101,29 +66,25 @@ def restore(folder: Path) -> str:
 
 async def hold_queue() -> str:
     """Hold all messages that Delivery's database says are to be sent; return the words to print."""
+    if place := of_delivery():
+        place.require()
     settings = load(DeliverySettings)
     await delivery.migrate(settings)
     held = await delivery.hold_queue(settings, SystemClock())
     return f"{held:,} messages are held as `unknown`: docs/guides/backup-and-restore.md tells how to send or end them"
 
 
-def _file_of(url: str) -> Path | None:
-    parsed = make_url(url)
-    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
-
-
-def _copy_database(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise BackupError(f"{source} is not there: has the product ever run with these settings?")
+def _copy_database(place: Place, target: Path) -> None:
+    place.require()
     _write(target, "")
-    with _opened(f"{source.absolute().as_uri()}?mode=ro") as original, _opened(target.absolute().as_uri()) as copy:
+    with _opened(f"{place.path.absolute().as_uri()}?mode=ro") as original, _opened(target.absolute().as_uri()) as copy:
         # In one step, so that it is one moment's state, however much is written meanwhile; writers do not wait for it.
         original.backup(copy, pages=-1)
         # A copy in one file, which needs nothing beside it.
         copy.execute("PRAGMA journal_mode=delete")
         (said,) = copy.execute("PRAGMA quick_check").fetchone()
     if said != "ok":
-        raise BackupError(f"the copy of {source} is damaged: {said}")
+        raise BackupError(f"the copy of {place.path} is damaged: {said}")
     _sync(target)
 
 

@@ -110,6 +110,7 @@ def test_send_tells_what_became_of_a_message(product, number, outcome):
 
 def test_keys_can_be_managed_while_the_product_is_down(new_product):
     product = new_product()
+    product.command("migrate")
     made = product.command("keys", "create", "--name", "nightly job")
     key = made.split()[0]
     listed = product.command("keys", "list")
