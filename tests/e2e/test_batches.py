@@ -75,8 +75,9 @@ def test_the_largest_batch_is_stored_whole_and_a_repeat_gets_the_same_answer(api
     assert again.json() == first.json()
     assert again.headers["idempotent-replay"] == "true"
     assert [message["to"] for message in first.json()["messages"]] == body["people"]
-    stored = api.get("/v1/messages", params={"integrationId": made["id"], "pageSize": 1000}).json()["messages"]
-    assert {message["id"] for message in stored} == {message["id"] for message in first.json()["messages"]}
+    assert {message["id"] for message in messages_of(api, made)} == {
+        message["id"] for message in first.json()["messages"]
+    }
 
 
 @pytest.mark.parametrize(("count", "text", "unit"), [(1_001, "x", "messages"), (1_000, "中" * 1_600, "bytes")])
