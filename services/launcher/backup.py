@@ -13,10 +13,10 @@ from typing import Final
 
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
-from servicekit.settings import load
+from servicekit.settings import SettingsError, load
 from services.delivery import service as delivery
 from services.delivery.settings import DeliverySettings
-from services.launcher.places import KEY_RING, Place, Places, of_delivery, places
+from services.launcher.places import KEY_RING, Places, of_delivery, places
 
 MANIFEST: Final = "backup.json"
 LOCK_SECONDS: Final = 30.0
@@ -29,14 +29,22 @@ class BackupError(ServiceError):
 def back_up(folder: Path) -> str:
     """Copy everything into a new folder; return the words to print. Messages go on being taken meanwhile."""
     found = places()
-    if folder.exists():
-        raise BackupError(f"{folder} exists already: name a new folder, so that no older backup is lost")
+    for place in (*found.databases, found.key_ring):
+        place.require()
+    with _refusal_told(f"{folder} can not be written"):
+        if folder.exists():
+            raise BackupError(f"{folder} exists already: name a new folder, so that no older backup is lost")
+        _copy_all(found, folder)
+        return "\n".join([*_lines(folder, found), *(_left_out(name) for name in found.on_servers)])
+
+
+def _copy_all(found: Places, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700, parents=True)
     taken_at = SystemClock().now().isoformat()
     for place in found.databases:
-        _copy_database(place, partial / place.name)
+        _copy_database(place.path, partial / place.name)
     _copy_file(found.key_ring.path, partial / KEY_RING)
     _write(
         partial / MANIFEST, json.dumps({"takenAt": taken_at, "files": sorted(each.name for each in found.databases)})
@@ -45,22 +53,35 @@ def back_up(folder: Path) -> str:
     _sync(partial)
     partial.rename(folder)
     _sync(folder.parent)
-    return "\n".join([*_lines(folder, found), *(_left_out(name) for name in found.on_servers)])
+
+
+@contextlib.contextmanager
+def _refusal_told(what: str) -> Iterator[None]:
+    """Say in one sentence what the file system does not let us do."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"{what} ({error.strerror or error})") from None
 
 
 def restore(folder: Path) -> str:
     """Copy a backup to where the settings say; return the words to print. Nothing that is there is overwritten."""
     found = places()
-    if not (folder / MANIFEST).is_file():
-        raise BackupError(f"{folder} is no finished backup: there is no {MANIFEST} in it")
-    there = [place for place in (*found.databases, found.key_ring) if (folder / place.name).exists()]
-    in_the_way = [place.path for place in there if place.path.exists()]
-    if in_the_way:
-        raise BackupError(f"{in_the_way[0]} is there already: stop the product, move what is there away, and try again")
+    with _refusal_told(f"{folder} can not be read"):
+        if not (folder / MANIFEST).is_file():
+            raise BackupError(f"{folder} is no finished backup: there is no {MANIFEST} in it")
+        there = [place for place in (*found.databases, found.key_ring) if (folder / place.name).exists()]
     for place in there:
-        place.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _copy_file(folder / place.name, place.path)
-        _sync(place.path.parent)
+        with _refusal_told(f"{place.setting}: {place.path} can not be read"):
+            if place.path.exists():
+                raise BackupError(
+                    f"{place.path} is there already: stop the product, move what is there away, and try again"
+                )
+    for place in there:
+        with _refusal_told(f"{place.setting}: {place.path} can not be restored"):
+            place.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _copy_file(folder / place.name, place.path)
+            _sync(place.path.parent)
     return "\n".join(f"{place.path} is restored" for place in there)
 
 
@@ -74,34 +95,31 @@ async def hold_queue() -> str:
     return f"{held:,} messages are held as `unknown`: docs/guides/backup-and-restore.md tells how to send or end them"
 
 
-def _copy_database(place: Place, target: Path) -> None:
-    place.require()
+def _copy_database(source: Path, target: Path) -> None:
     _write(target, "")
-    with _opened(f"{place.path.absolute().as_uri()}?mode=ro") as original, _opened(target.absolute().as_uri()) as copy:
+    with _opened(f"{source.absolute().as_uri()}?mode=ro") as original, _opened(target.absolute().as_uri()) as copy:
         # In one step, so that it is one moment's state, however much is written meanwhile; writers do not wait for it.
         original.backup(copy, pages=-1)
         # A copy in one file, which needs nothing beside it.
         copy.execute("PRAGMA journal_mode=delete")
         (said,) = copy.execute("PRAGMA quick_check").fetchone()
     if said != "ok":
-        raise BackupError(f"the copy of {place.path} is damaged: {said}")
+        raise BackupError(f"the copy of {source} is damaged: {said}")
     _sync(target)
 
 
 @contextlib.contextmanager
 def _opened(uri: str) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
     try:
-        yield connection
+        with contextlib.closing(
+            sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
+        ) as connection:
+            yield connection
     except sqlite3.Error as error:
         raise BackupError(f"SQLite: {error}") from None
-    finally:
-        connection.close()
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise BackupError(f"{source} is not there")
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
         shutil.copyfileobj(original, copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -41,7 +42,7 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
     data_dir = settings.data_dir.absolute()
     folders = Folders(logs=data_dir / "logs", run=data_dir / "run")
     for folder in (data_dir, folders.logs, folders.run):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make(folder)
     with _only_one(folders.run / "up.lock") as lock:
         _check_port(settings)
         _raise_open_files()
@@ -103,9 +104,27 @@ def _gateway(settings: LauncherSettings, prepared: gateway_process.Prepared) -> 
     return Child(name="gateway", command=command)
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        raise _not_writable(folder, "it is a file") from None
+    except OSError as error:
+        raise _not_writable(folder, os.strerror(error.errno or 0)) from None
+    if not os.access(folder, os.W_OK | os.X_OK):  # it was there, and is somebody else's or read-only
+        raise _not_writable(folder, os.strerror(errno.EACCES))
+
+
+def _not_writable(path: Path, why: str) -> SettingsError:
+    return SettingsError(f"{ENV_PREFIX}DATA_DIR: {path} can not be written to ({why}): choose another folder")
+
+
 @contextlib.contextmanager
 def _only_one(lock_file: Path) -> Iterator[int]:
-    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _not_writable(lock_file, os.strerror(error.errno or 0)) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

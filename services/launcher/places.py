@@ -9,11 +9,12 @@ from typing import Final
 from sqlalchemy.engine import make_url
 
 from servicekit.errors import ServiceError
-from servicekit.settings import load
+from servicekit.settings import ENV_PREFIX, SettingsError, load
 from services.delivery.settings import DeliverySettings
 from services.integrations.settings import IntegrationsSettings
 
 KEY_RING: Final = "key-ring"
+_DATA_DIR: Final = "DATA_DIR"
 
 
 class NotThereError(ServiceError):
@@ -26,11 +27,16 @@ class Place:
 
     name: str
     path: Path
+    setting: str  # that says where it is
 
     def require(self) -> None:
-        """Raise NotThereError when there is no such file."""
-        if not self.path.is_file():
-            raise NotThereError(f"{self.path} is not there: has the product ever run with these settings?")
+        """Raise NotThereError when there is no such file, and SettingsError when it can not be read."""
+        try:
+            self.path.open("rb").close()
+        except FileNotFoundError:
+            raise NotThereError(f"{self.path} is not there: has the product ever run with these settings?") from None
+        except OSError as error:
+            raise SettingsError(f"{self.setting}: {self.path} can not be read ({error.strerror})") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +55,31 @@ def places() -> Places:
     files = {"delivery": of_delivery(), "integrations": of_integrations()}
     return Places(
         databases=tuple(place for place in files.values() if place),
-        key_ring=Place(name=KEY_RING, path=load(IntegrationsSettings).key_ring_path),
+        key_ring=_key_ring(load(IntegrationsSettings)),
         on_servers=tuple(name for name, place in files.items() if place is None),
     )
 
 
 def of_delivery() -> Place | None:
     """Return where Delivery's database is; None when it is on a server."""
-    return _file("delivery.db", load(DeliverySettings).database_url)
+    settings = load(DeliverySettings)
+    return _file("delivery", settings.database_url, is_said=bool(settings.delivery_database_url))
 
 
 def of_integrations() -> Place | None:
     """Return where Integrations' database is; None when it is on a server."""
-    return _file("integrations.db", load(IntegrationsSettings).database_url)
+    settings = load(IntegrationsSettings)
+    return _file("integrations", settings.database_url, is_said=bool(settings.integrations_database_url))
 
 
-def _file(name: str, url: str) -> Place | None:
+def _key_ring(settings: IntegrationsSettings) -> Place:
+    setting = "KEY_RING_FILE" if settings.key_ring_file else _DATA_DIR
+    return Place(name=KEY_RING, path=settings.key_ring_path, setting=f"{ENV_PREFIX}{setting}")
+
+
+def _file(service: str, url: str, *, is_said: bool) -> Place | None:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
-    return Place(name=name, path=Path(parsed.database))
+    setting = f"{service.upper()}_DATABASE_URL" if is_said else _DATA_DIR
+    return Place(name=f"{service}.db", path=Path(parsed.database), setting=f"{ENV_PREFIX}{setting}")

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from servicekit.settings import SettingsError
+from services.launcher import laptop
 from tests.kit.ports import free_port
 
 GREET = """
@@ -235,6 +237,38 @@ def test_refuses_a_port_that_is_taken_and_names_the_setting(up: Up) -> None:
     assert process.returncode == 1
     assert "TEXTWAY_HTTP_PORT" in errors
     assert str(up.port) in errors
+
+
+@pytest.mark.parametrize(
+    ("in_the_way", "data_dir", "why"),
+    [
+        ("data", "data", "it is a file"),
+        ("data", "data/deeper", "Not a directory"),
+        ("data/logs", "data", "it is a file"),
+        ("data/run/up.lock/x", "data", "Is a directory"),
+        ("", "/proc/textway", "No such file or directory"),
+    ],
+)
+def test_refuses_a_data_folder_that_can_not_be_written_to(up: Up, in_the_way: str, data_dir: str, why: str) -> None:
+    if in_the_way:
+        file = up.folder.parent / in_the_way
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    process = up.start(TEXTWAY_DATA_DIR=str(up.folder.parent / data_dir))
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert errors.startswith("refused: TEXTWAY_DATA_DIR: ")
+    assert f"can not be written to ({why}): choose another folder" in errors
+    assert errors.count("\n") == 1
+
+
+def test_refuses_a_data_folder_of_somebody_else(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # root may write everywhere
+
+    with pytest.raises(SettingsError, match=r"^TEXTWAY_DATA_DIR: .*Permission denied"):
+        laptop._make(tmp_path)
 
 
 def test_refuses_a_data_folder_that_another_up_is_using(up: Up) -> None:

@@ -1,0 +1,70 @@
+"""What `textway backup` and `textway restore` say where files can not be read or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servicekit.settings import SettingsError
+from services.launcher.backup import BackupError, back_up, restore
+from services.launcher.places import NotThereError
+
+# Modes of files do not count for root, who runs tests in containers: what is in the way here is of the wrong kind.
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("delivery.db", "integrations.db", "key-ring"):
+        (folder / name).touch()
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("setting", ["TEXTWAY_DATA_DIR", "TEXTWAY_DELIVERY_DATABASE_URL", "TEXTWAY_KEY_RING_FILE"])
+def test_names_the_setting_of_a_file_that_can_not_be_read(data_dir, tmp_path, monkeypatch, setting):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    told = {"TEXTWAY_DATA_DIR": data_dir / "integrations.db", "TEXTWAY_DELIVERY_DATABASE_URL": f"sqlite:///{folder}"}
+    monkeypatch.setenv(setting, str(told.get(setting, folder)))
+
+    with pytest.raises(SettingsError, match=f"^{setting}: .* can not be read \\((Not|Is) a directory\\)$"):
+        back_up(tmp_path / "monday")
+
+    assert not list(tmp_path.glob("monday*"))
+
+
+@pytest.mark.parametrize("name", ["delivery.db", "integrations.db", "key-ring"])
+def test_makes_nothing_when_something_is_not_there(data_dir, tmp_path, name):
+    (data_dir / name).unlink()
+
+    with pytest.raises(NotThereError, match=f"{name} is not there"):
+        back_up(tmp_path / "monday")
+
+    assert not list(tmp_path.glob("monday*"))
+
+
+def test_says_why_a_backup_can_not_be_written(data_dir):
+    target = data_dir / "key-ring" / "monday"
+
+    with pytest.raises(SettingsError, match=f"^{target} can not be written \\(Not a directory\\)$"):
+        back_up(target)
+
+
+def test_says_why_a_backup_can_not_be_restored(data_dir, tmp_path, monkeypatch):
+    back_up(tmp_path / "monday")
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(data_dir / "key-ring" / "data"))
+
+    with pytest.raises(
+        SettingsError, match=r"^TEXTWAY_DATA_DIR: .*delivery.db can not be restored \(Not a directory\)$"
+    ):
+        restore(tmp_path / "monday")
+
+
+def test_says_that_a_database_is_damaged(data_dir, tmp_path):
+    (data_dir / "delivery.db").write_text("no database")
+
+    with pytest.raises(BackupError, match=r"^SQLite: file is not a database$"):
+        back_up(tmp_path / "monday")
