@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from servicekit import sqlite
@@ -63,6 +63,14 @@ class Engine(Protocol):
         """Close every connection."""
 
 
+def parse_url(url: str) -> URL:
+    """Return a database's URL in its parts; raise SettingsError when it is none."""
+    try:
+        return make_url(url)
+    except ArgumentError:
+        raise SettingsError("database URL: it must look like sqlite:///file.db or postgresql://host/name") from None
+
+
 class Database:
     """Connections to one database.
 
@@ -92,10 +100,7 @@ class Database:
         Raises SettingsError when the URL can not be used or another process has the file open. PostgreSQL is first
         called by the first transaction, which raises SettingsError when the server would not keep what it commits.
         """
-        try:
-            parsed = make_url(url)
-        except ArgumentError:
-            raise SettingsError("database URL: it must look like sqlite:///file.db or postgresql://host/name") from None
+        parsed = parse_url(url)
         match parsed.get_backend_name():
             case "sqlite":
                 return cls(sqlite.open_engine(parsed), name)

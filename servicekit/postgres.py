@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar, cast
 
@@ -64,6 +66,14 @@ _OUTAGES: Final = (
     "58",  # input/output error
 )
 
+_WORDS_OF: Final[Mapping[str, str]] = {
+    "28": "it refuses the user or the password",
+    "3D000": "it has no database of that name",
+    "53300": "it has no connection left",
+    "57P03": "it is starting or stopping",
+}
+_ERRNO: Final = re.compile(r"\[Errno ([0-9]+)\]")  # of the first address, where a name has several
+
 log = structlog.get_logger(__name__)
 
 
@@ -85,6 +95,36 @@ def open_engine(url: URL, name: str) -> PostgresEngine:
             connect_args={"timeout": CONNECT_SECONDS, "server_settings": {**_SESSION, "application_name": name}},
         )
     )
+
+
+async def problem(url: URL) -> str:
+    """Return why the database can not be had just now, in words without a user or a password; empty when it can.
+
+    Nothing is logged: it is for whoever waits. Raises SettingsError when the server would not keep what it commits.
+    """
+    engine = open_engine(url, "textway")
+    try:
+        async with engine.transaction(writes=False, patience_seconds=CONNECT_SECONDS):
+            return ""
+    except Exception as error:
+        if not engine.is_outage(error):
+            raise
+        return _reason(error)
+    finally:
+        await engine.close()
+
+
+def _reason(error: Exception) -> str:
+    error = getattr(error, "orig", error)
+    state = getattr(error, "sqlstate", None)
+    if state:
+        # The server's own words name the user.
+        return next((words for start, words in _WORDS_OF.items() if state.startswith(start)), type(error).__name__)
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if number := _ERRNO.search(str(error)):
+        return os.strerror(int(number[1]))
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _with_drivers_words(url: URL) -> URL:

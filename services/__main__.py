@@ -114,6 +114,7 @@ def status(*, as_json: bool) -> None:
     """Show every replica, the queue, the webhooks and the carriers; exit with 1 when something is not ready."""
     from services.launcher import status_command
 
+    logs.configure(service="textway", level="critical")  # the report has it all
     report = _run(status_command.ask())
     click.echo(status_command.as_json(report) if as_json else status_command.as_text(report))
     sys.exit(0 if report.is_ready else 1)

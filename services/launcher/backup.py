@@ -16,7 +16,8 @@ from servicekit.errors import ServiceError
 from servicekit.settings import SettingsError, load
 from services.delivery import service as delivery
 from services.delivery.settings import DeliverySettings
-from services.launcher.places import KEY_RING, Places, of_delivery, places
+from services.launcher import databases
+from services.launcher.places import KEY_RING, Places, places
 
 MANIFEST: Final = "backup.json"
 LOCK_SECONDS: Final = 30.0
@@ -87,8 +88,7 @@ def restore(folder: Path) -> str:
 
 async def hold_queue() -> str:
     """Hold all messages that Delivery's database says are to be sent; return the words to print."""
-    if place := of_delivery():
-        place.require()
+    await databases.require("delivery")
     settings = load(DeliverySettings)
     await delivery.migrate(settings)
     held = await delivery.hold_queue(settings, SystemClock())

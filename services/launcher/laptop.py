@@ -28,6 +28,8 @@ from services.launcher.supervision import Child, Folders
 PYTHON: Final = (sys.executable, "-m", "services")
 GREETER: Final = (*PYTHON, "greet")
 Result = TypeVar("Result")
+# How a command ends that has said which setting can not be used.
+SETTING_TOLD: Final = 2
 # Open files that the gateway needs for its 4,000 connections, and then some.
 OPEN_FILES: Final = 16_384
 
@@ -51,7 +53,9 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
         addresses = choose_addresses(services, settings, sockets_folder(folders.run, services, settings))
         os.environ.update(_environment(settings, data_dir, addresses))
         prepared = _aside(_prepare, settings, folders.run / "gateway", services, addresses)
-        if subprocess.run([*python, "migrate"], check=False).returncode:
+        if code := subprocess.run([*python, "migrate"], check=False).returncode:
+            if code == SETTING_TOLD:
+                return code
             report("the databases could not be brought up to date")
             return 1
         write_addresses(data_dir, {**addresses, "gateway": settings.address})

@@ -20,7 +20,7 @@ from servicekit.server import RunningServer
 from servicekit.settings import UNIX, load
 from services.integrations import service as integrations
 from services.integrations.settings import IntegrationsSettings
-from services.launcher import health, places
+from services.launcher import databases, health
 from services.launcher.runtime import running_address
 from textway.integrations.v1 import keys_service_pb2, keys_service_pb2_grpc
 
@@ -104,7 +104,7 @@ async def set_tenant_active(tenant: str, *, active: bool) -> str:
 
 async def rotate_key_ring() -> None:
     """Encrypt every secret with a new key."""
-    _require_database()
+    await databases.require("integrations")
     await integrations.rotate_key_ring(load(IntegrationsSettings))
 
 
@@ -138,7 +138,7 @@ async def _keys() -> AsyncIterator[keys_service_pb2_grpc.KeysServiceAsyncStub]:
 
 @contextlib.asynccontextmanager
 async def _own_integrations(settings: IntegrationsSettings) -> AsyncIterator[str]:
-    _require_database()
+    await databases.require("integrations")
     here = settings.model_copy(update={"integrations_listen": "127.0.0.1:0", "integrations_metrics_listen": ""})
     await integrations.migrate(here)
     service = await integrations.build(here, SystemClock())
@@ -147,12 +147,6 @@ async def _own_integrations(settings: IntegrationsSettings) -> AsyncIterator[str
         yield running.addresses["integrations"]
     finally:
         await running.stop(1.0)
-
-
-def _require_database() -> None:
-    # In the wrong folder, an empty installation would be made and worked on, and nobody would notice.
-    if place := places.of_integrations():
-        place.require()
 
 
 def _on_this_machine(listen: str) -> str:

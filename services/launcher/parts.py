@@ -36,7 +36,9 @@ async def _build_integrations(clock: Clock) -> Service:
 
 async def _migrate_integrations() -> None:
     from services.integrations import service as integrations
+    from services.launcher import databases
 
+    await databases.reach("integrations")
     await integrations.migrate(load(IntegrationsSettings))
 
 
@@ -58,7 +60,9 @@ async def _build_delivery(clock: Clock) -> Service:
 
 async def _migrate_delivery() -> None:
     from services.delivery import service as delivery
+    from services.launcher import databases
 
+    await databases.reach("delivery")
     await delivery.migrate(load(DeliverySettings))
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy.engine import make_url
-
+from servicekit.database import parse_url
 from servicekit.errors import ServiceError
 from servicekit.settings import ENV_PREFIX, SettingsError, load
 from services.delivery.settings import DeliverySettings
@@ -78,7 +77,7 @@ def _key_ring(settings: IntegrationsSettings) -> Place:
 
 
 def _file(service: str, url: str, *, is_said: bool) -> Place | None:
-    parsed = make_url(url)
+    parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
     setting = f"{service.upper()}_DATABASE_URL" if is_said else _DATA_DIR

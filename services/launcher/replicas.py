@@ -12,7 +12,7 @@ import grpc
 
 from servicekit import clients, tls
 from servicekit.errors import ServiceError
-from servicekit.settings import UNIX, load
+from servicekit.settings import UNIX
 from services.launcher.runtime import running_addresses
 from services.launcher.settings import StatusSettings
 from textway.operations.v1 import operations_service_pb2 as operations_v1
@@ -39,12 +39,24 @@ class Replica:
         return not self.problem
 
 
-async def all_replicas() -> list[Replica]:
-    """Ask all at once, within some seconds; one that can not be found or does not answer is told of as such."""
-    settings = load(StatusSettings)
+async def all_replicas(settings: StatusSettings) -> list[Replica]:
+    """Ask all at once, within some seconds; one that can not be found or does not answer is told of as such.
+
+    None are returned when nothing answers and nobody has said where anything would be.
+    """
     identity = tls.identity(settings)
     found = await asyncio.gather(*(_of_service(*each, identity) for each in _addresses(settings)))
-    return [replica for replicas in found for replica in replicas]
+    replicas = [replica for replicas in found for replica in replicas]
+    if not _is_said_where(settings) and all(replica.status is None for replica in replicas):
+        return []
+    return replicas
+
+
+def _is_said_where(settings: StatusSettings) -> bool:
+    return any(
+        f"{service}_address" in settings.model_fields_set or running_addresses(settings.data_dir, service)
+        for service, _ in _addresses(settings)
+    )
 
 
 def _addresses(settings: StatusSettings) -> Iterator[tuple[str, str]]:

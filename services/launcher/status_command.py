@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 
+from servicekit.settings import load
 from services.launcher.replicas import Replica, all_replicas
+from services.launcher.settings import StatusSettings
 from services.launcher.tables import table
 from textway.operations.v1 import operations_service_pb2 as operations_v1
 
@@ -22,7 +25,8 @@ _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 class Report:
     """What all replicas say, put together."""
 
-    replicas: Sequence[Replica]
+    data_dir: Path
+    replicas: Sequence[Replica]  # none when nothing runs with this data folder
     messages: operations_v1.MessageQueue | None  # None when no Delivery can tell
     webhooks: operations_v1.WebhookQueue | None
     disabled_webhooks: int | None
@@ -30,19 +34,21 @@ class Report:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every replica can take work."""
-        return all(replica.is_ready for replica in self.replicas)
+        """Whether something runs, and every replica can take work."""
+        return bool(self.replicas) and all(replica.is_ready for replica in self.replicas)
 
 
 async def ask() -> Report:
     """Ask every replica."""
-    return put_together(await all_replicas())
+    settings = load(StatusSettings)
+    return put_together(settings.data_dir.absolute(), await all_replicas(settings))
 
 
-def put_together(replicas: Sequence[Replica]) -> Report:
+def put_together(data_dir: Path, replicas: Sequence[Replica]) -> Report:
     """Return one report: what is shared comes from any replica that tells it, and what each counts is summed."""
     told = [replica.status for replica in replicas if replica.status]
     return Report(
+        data_dir=data_dir,
         replicas=replicas,
         messages=next((each.messages for each in told if each.HasField("messages")), None),
         webhooks=next((each.webhooks for each in told if each.HasField("webhooks")), None),
@@ -68,6 +74,8 @@ def _summed(carriers: Iterable[operations_v1.Carrier]) -> list[operations_v1.Car
 
 def as_text(report: Report) -> str:
     """Return what a person reads."""
+    if not report.replicas:
+        return f"No `textway up` runs with the data folder {report.data_dir} (TEXTWAY_DATA_DIR)."
     heads = ("service", "address", "state", "version", "up for")
     parts = [_verdict(report), table(heads, [_replica_row(replica) for replica in report.replicas])]
     if report.messages is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.e2e.conftest import eventually
+from tests.kit.ports import free_address
 
 
 def test_shows_every_process_the_queue_and_the_carriers(product, api):
@@ -29,10 +30,24 @@ def test_shows_every_process_the_queue_and_the_carriers(product, api):
     assert told["carriers"][0]["sentLastMinute"] >= 1
 
 
-def test_says_that_nothing_answers_where_nothing_runs(new_product):
+def test_says_that_nothing_runs_with_a_data_folder(new_product):
     product = new_product()
+
+    for_people, for_machines = product.run("status"), product.run("status", "--json")
+
+    assert (for_people.returncode, for_people.stderr) == (1, "")
+    assert for_people.stdout == f"No `textway up` runs with the data folder {product.data_dir} (TEXTWAY_DATA_DIR).\n"
+    assert (for_machines.returncode, for_machines.stderr) == (1, "")
+    told = json.loads(for_machines.stdout)
+    assert (told["ready"], told["replicas"]) == (False, [])
+
+
+def test_says_which_service_does_not_answer_where_it_was_told_to_look(new_product):
+    product = new_product()
+    address = free_address()
+    product.environment["TEXTWAY_DELIVERY_ADDRESS"] = address
 
     done = product.run("status")
 
-    assert done.returncode == 1
-    assert "delivery at 127.0.0.1:7103: does not answer" in done.stdout
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"delivery at {address}: does not answer" in done.stdout
