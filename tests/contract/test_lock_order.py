@@ -10,11 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import text
-
 from servicekit import migrations
 from servicekit.database import Database
-from servicekit.errors import UnavailableError
 from servicekit.ids import new_id
 from services.delivery import service
 from services.delivery.domain import Failure, FailureReason, Outcome, Receipt, Reply, Status
@@ -23,6 +20,7 @@ from services.delivery.sql_replies import SqlReplyStore
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import Added, FinishedAttempt, StartedAttempt
 from tests.contract.test_claiming_at_scale import finished, new_message, opened, refused_for_now
+from tests.kit import locks
 from tests.kit.claims import beginnings, claim
 
 Result = TypeVar("Result")
@@ -115,12 +113,9 @@ class Actors:
         )
 
     async def _call(self, call: Callable[..., Awaitable[Result]], *given: object) -> Result:
-        # A slow machine makes locks last; only a circle is wrong, and the server counts those.
-        while True:
-            with contextlib.suppress(UnavailableError):
-                result = await call(*given)
-                self.calls += 1
-                return result
+        result = await locks.until_available(call, *given)
+        self.calls += 1
+        return result
 
     def _store(self) -> SqlMessageStore:
         return self.random.choice(self.stores)
@@ -160,27 +155,9 @@ def receipt(message_id: str) -> Receipt:
     )
 
 
-async def circles(database: Database) -> int:
-    """How many the server broke. It looks for one only after a lock was waited for longer than `deadlock_timeout`."""
-    # A connection tells what it has counted when it ends.
-    others = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    )
-    async with asyncio.timeout(DONE_WITHIN_SECONDS):
-        while await first_value(database, others):
-            await asyncio.sleep(0.05)
-    return await first_value(database, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-
-
-async def first_value(database: Database, statement: str) -> int:
-    async with database.read() as connection:
-        return int(await connection.scalar(text(statement)))
-
-
 async def test_no_two_calls_wait_for_each_other(postgres_database):
     async with opened(postgres_database) as watching:
-        before = await circles(watching)
+        before = await locks.circles(watching)
         async with contextlib.AsyncExitStack() as stack:
             databases = [await stack.enter_async_context(opened(postgres_database)) for _ in range(PROCESSES)]
             await migrations.migrate(databases[0], service.MIGRATIONS, service.VERSION_TABLE)
@@ -201,5 +178,5 @@ async def test_no_two_calls_wait_for_each_other(postgres_database):
                     actors.hear(),
                 )
 
-        assert await circles(watching) == before
+        assert await locks.circles(watching) == before
     assert actors.calls == ROUNDS * (1 + 2 * 2 + 6 * 2 + 1 + 2 + 2 + 2)

@@ -47,7 +47,7 @@ from services.delivery.carriers.smpp.link import BindAs, SmppLink
 from services.delivery.carriers.smpp.pdu import Command, Delivery, Submission
 from services.delivery.carriers.smpp.progress import Progress, ProgressBook
 from services.delivery.carriers.smpp.session import Answer, UnansweredError
-from services.delivery.carriers.smpp.submissions import UnsendableError, submissions_of
+from services.delivery.carriers.smpp.submissions import PartReferences, UnsendableError, submissions_of
 from services.delivery.carriers.smpp.window import NotSubmittedError
 
 # Both are from the beginning of a send, and less than the 20 s that its caller gives it: what never left must be told
@@ -93,6 +93,7 @@ class SmppCarrier:
         self._clock = clock
         self._ids = MessageIds(link.name, link.message_id_format)
         self._progress = ProgressBook()
+        self._references = PartReferences()
         self._events: CarrierEvents | None = None
         self._inbound: Inbound | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,7 +132,7 @@ class SmppCarrier:
     async def send(self, message: OutboundMessage) -> SendResult:
         """Submit the message, or the parts of it that the SMSC is not known to have."""
         try:
-            submissions = submissions_of(message, self._link)
+            submissions = submissions_of(message, self._link, self._references)
         except UnsendableError as error:
             failure = Failure(reason=FailureReason.SENDER_REJECTED, carrier_code="not sent")
             return Refused(failure=failure, detail=str(error))
@@ -163,7 +164,8 @@ class SmppCarrier:
     async def _send_part(self, sending: _Sending, number: int) -> SendResult | None:
         """Submit one part and note its id; return what became of it instead if it was not taken."""
         message, submission = sending.message, sending.submissions[number - 1]
-        if submission.reference is not None:
+        # A receipt is of one part, and the store would take one that names the message for a word on all of it.
+        if submission.reference is not None and sending.progress.total == 1:
             self._ids.expect(submission.reference, message_id=message.message_id, to=message.to)
         try:
             session = await self._connections[0].session()
@@ -187,8 +189,10 @@ class SmppCarrier:
     def _note(self, message: OutboundMessage, progress: Progress, number: int, answer: Answer) -> None:
         # An SMSC that gives no id gives no receipt that could be told from others: ours serves as well.
         text = clean(answer.message_id)
+        # Nor is a message of several parts named by the receipt of one: it waits until all their ids are on disk.
+        named = message.message_id if progress.total == 1 else ""
         progress.taken[number] = (
-            self._ids.of_submit(text, message_id=message.message_id, to=message.to) if text else message.message_id
+            self._ids.of_submit(text, message_id=named, to=message.to) if text else message.message_id
         )
 
     def _take_late(self, message: OutboundMessage, progress: Progress, number: int, answer: Answer) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import OrderedDict
 from typing import Final
 
 from servicekit import phone_numbers
@@ -21,6 +22,8 @@ TON_NETWORK_SPECIFIC: Final = 3
 TON_ALPHANUMERIC: Final = 5
 NPI_UNKNOWN: Final = 0
 NPI_E164: Final = 1
+REMEMBERED_RECIPIENTS: Final = 10_000
+MOST_REFERENCES: Final = 127  # of one recipient; a handset has long put together what is older
 
 _INTERNATIONAL: Final = re.compile(r"\+[0-9]{3,20}")
 _SHORT_CODE: Final = re.compile(r"[0-9]{1,8}")
@@ -31,8 +34,13 @@ class UnsendableError(Exception):
     """The link can not carry the message as it is; the text says why."""
 
 
-def submissions_of(message: OutboundMessage, link: SmppLink) -> tuple[Submission, ...]:
-    """Return what to submit, in order. Raises UnsendableError when the sender is nothing that SMPP carries."""
+def submissions_of(
+    message: OutboundMessage, link: SmppLink, references: PartReferences | None = None
+) -> tuple[Submission, ...]:
+    """Return what to submit, in order. Raises UnsendableError when the sender is nothing that SMPP carries.
+
+    `references` remembers which references the recipient's handset may have parts of.
+    """
     whole = link.long_messages is LongMessages.PAYLOAD
     text = sms.encode(message.text, alphabet=link.alphabet, data_coding=link.data_coding, whole=whole)
     source = _with_overrides(source_address(message.sender), link.source_ton, link.source_npi)
@@ -41,6 +49,8 @@ def submissions_of(message: OutboundMessage, link: SmppLink) -> tuple[Submission
     if total > sms.MAX_PARTS:
         raise UnsendableError(f"the text takes {total} parts, and a long message has {sms.MAX_PARTS} at most")
     reference = reference_of(message.message_id)
+    if total > 1 and references is not None:
+        reference = references.of(message.message_id, message.to, reference)
     submissions = []
     for number, part in enumerate(text.parts, start=1):
         content = sms.with_header(part, reference=reference, total=total, number=number) if total > 1 else part
@@ -71,6 +81,31 @@ def reference_of(message_id: str) -> int:
     The same on every attempt, so that a handset which gets a part twice puts one message together, not two.
     """
     return hashlib.sha256(message_id.encode()).digest()[0]
+
+
+class PartReferences:
+    """Which references long messages went out with lately: two at once to one handset must not share one.
+
+    A handset knows parts by sender, reference and total only, and would put parts of two messages together.
+    """
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[str, OrderedDict[int, str]] = OrderedDict()  # by recipient: messages by reference
+
+    def of(self, message_id: str, to: str, wanted: int) -> int:
+        """Return the reference of a message: the one it had before, or the wanted one or the next that is free."""
+        used = self._used.setdefault(to, OrderedDict())
+        self._used.move_to_end(to)
+        if len(self._used) > REMEMBERED_RECIPIENTS:
+            self._used.popitem(last=False)
+        for before, other in used.items():
+            if other == message_id:
+                return before
+        while len(used) > MOST_REFERENCES:
+            used.popitem(last=False)
+        reference: int = next(free for free in (*range(wanted, 256), *range(wanted)) if free not in used)
+        used[reference] = message_id
+        return reference
 
 
 def user_reference_of(message_id: str) -> int:

@@ -41,6 +41,9 @@ _CODECS: Final[Mapping[int, str]] = {
 _BINARY: Final = frozenset({0x02, 0x04})
 _MESSAGE_CLASS: Final = 0xF0  # from here on: bit 2 tells 8-bit data from the default alphabet
 _EIGHT_BIT: Final = 0x04
+_GENERAL: Final = range(0x10, 0x80)  # TS 23.038, 4: a message class or a marking, and the alphabet in bits 3 and 2
+_UCS2_WAITING: Final = range(0xE0, 0xF0)  # "message waiting" in UCS-2
+_ALPHABET_BITS: Final = 0x0C
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,9 @@ def decode(parts: Sequence[Part], *, alphabet: Alphabet) -> str:
 
 
 def _decoded(octets: bytes, data_coding: int, alphabet: Alphabet) -> str:
+    if data_coding in _GENERAL or data_coding in _UCS2_WAITING:
+        # SMSCs pass on a handset's coding as it is; SMPP's own names for these alphabets are 0, 4 and 8.
+        data_coding = UCS2_CODING if data_coding in _UCS2_WAITING else data_coding & _ALPHABET_BITS
     if data_coding in _BINARY or (data_coding >= _MESSAGE_CLASS and data_coding & _EIGHT_BIT):
         return octets.hex()
     codec = _CODECS.get(data_coding) or ("latin-1" if alphabet is Alphabet.LATIN1 else "")

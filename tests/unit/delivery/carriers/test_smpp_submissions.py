@@ -8,6 +8,8 @@ from services.delivery.carriers.base import OutboundMessage
 from services.delivery.carriers.smpp.link import LongMessages, SmppLink
 from services.delivery.carriers.smpp.pdu import Address
 from services.delivery.carriers.smpp.submissions import (
+    REMEMBERED_RECIPIENTS,
+    PartReferences,
     UnsendableError,
     number_from,
     reference_of,
@@ -65,6 +67,29 @@ def test_only_what_is_longer_than_one_sms_goes_into_the_payload(text, as_payload
 def test_every_attempt_has_the_same_reference_and_most_messages_have_another():
     assert reference_of("msg_1") == reference_of("msg_1")
     assert len({reference_of(f"msg_{number}") for number in range(1000)}) > 200
+
+
+def test_long_messages_to_one_recipient_have_references_of_their_own_as_long_as_a_handset_may_wait_for_parts():
+    references = PartReferences()
+
+    first = [references.of(f"msg_{number}", "+1", 250) for number in range(100)]
+    again = [references.of(f"msg_{number}", "+1", 250) for number in range(100)]
+
+    assert first == again
+    assert len(set(first)) == 100
+    assert first[:7] == [250, 251, 252, 253, 254, 255, 0]
+    assert references.of("msg_other", "+2", 250) == 250
+
+
+def test_forgets_the_references_of_messages_and_recipients_of_long_ago():
+    references = PartReferences()
+
+    for number in range(1000):
+        assert 0 <= references.of(f"msg_{number}", "+1", 7) <= 255
+    for number in range(REMEMBERED_RECIPIENTS):
+        references.of("msg_x", f"+2{number}", 7)
+
+    assert references.of("msg_y", "+1", 7) == 7
 
 
 @pytest.mark.parametrize(

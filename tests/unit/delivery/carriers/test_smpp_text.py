@@ -102,7 +102,20 @@ def test_takes_a_part_of_nothing_for_a_message_by_itself(header):
     assert (part.reference, part.content) == (None, b"hello")
 
 
+@pytest.mark.parametrize("data_coding", [0x18, 0x19, 0x48, 0xE0, 0xEF])
+def test_reads_ucs2_whatever_class_or_marking_comes_with_it(data_coding):
+    part = Part(data_coding=data_coding, content="STOP Да".encode("utf-16-be"))
+
+    assert decode([part], alphabet=Alphabet.GSM7) == "STOP Да"
+
+
+@pytest.mark.parametrize("data_coding", [0x10, 0x11, 0x40, 0xD0])
+def test_reads_the_default_alphabet_whatever_class_or_marking_comes_with_it(data_coding):
+    assert decode([Part(data_coding=data_coding, content=b"\x00STOP")], alphabet=Alphabet.GSM7) == "@STOP"
+
+
 def test_writes_binary_messages_in_hexadecimal():
     assert decode([Part(data_coding=4, content=b"\xca\xfe")], alphabet=Alphabet.GSM7) == "cafe"
     assert decode([Part(data_coding=0xF5, content=b"\xca\xfe")], alphabet=Alphabet.GSM7) == "cafe"
+    assert decode([Part(data_coding=0x15, content=b"\xca\xfe")], alphabet=Alphabet.GSM7) == "cafe"
     assert decode([Part(data_coding=0xF1, content=b"hi")], alphabet=Alphabet.GSM7) == "hi"
