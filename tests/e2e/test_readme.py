@@ -17,8 +17,12 @@ BLOCK = re.compile(r"^```(bash|json)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def walk() -> list[tuple[str, str]]:
-    """Each shell block of the walk with the answer that follows it (empty for none)."""
-    text = README.read_text().partition("## The walk")[2].partition("## Numbers that play a role")[0]
+    """The steps of the README's walk."""
+    return steps_of(README.read_text().partition("## The walk")[2].partition("## Numbers that play a role")[0])
+
+
+def steps_of(text: str) -> list[tuple[str, str]]:
+    """Each shell block of a text with the answer that follows it (empty for none)."""
     blocks = BLOCK.findall(text)
     return [
         (command, blocks[number + 1][1] if number + 1 < len(blocks) and blocks[number + 1][0] == "json" else "")
@@ -28,15 +32,20 @@ def walk() -> list[tuple[str, str]]:
 
 
 def matches(answer: str, shown: str) -> bool:
-    """Compare an answer with what the README shows of it, where an ellipsis stands for anything."""
+    """Compare an answer with what a document shows of it, where an ellipsis stands for anything."""
     pattern = ".*".join(re.escape(part) for part in shown.strip().split("…"))
     return re.search(pattern, answer, re.DOTALL) is not None
 
 
 def take_the_walk(product: Product, folder: Path, **environment: str) -> None:
-    """Run every step as it is written, at this product's address and with its key, and compare every answer."""
+    """Run the README's walk as it is written."""
     steps = walk()
     assert len(steps) >= 7
+    run_steps(product, folder, steps, **environment)
+
+
+def run_steps(product: Product, folder: Path, steps: list[tuple[str, str]], **environment: str) -> None:
+    """Run every step as it is written, at this product's address and with its key, and compare every answer."""
     script = ["set -e"]
     for number, (command, _) in enumerate(steps):
         here = command.replace("http://127.0.0.1:8080", product.address).replace("/tmp/", f"{folder}/")
@@ -56,7 +65,7 @@ def take_the_walk(product: Product, folder: Path, **environment: str) -> None:
     for number, (_, shown) in enumerate(steps):
         if shown:
             answer = (folder / f"answer-{number}").read_text().replace(product.address, "http://127.0.0.1:8080")
-            assert matches(answer, shown), f"the README shows\n{shown}\nand the answer is\n{answer}"
+            assert matches(answer, shown), f"the document shows\n{shown}\nand the answer is\n{answer}"
 
 
 def test_the_walk_works_as_it_is_written(product, tmp_path):
