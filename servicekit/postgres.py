@@ -53,9 +53,10 @@ _SERVER_SETTINGS: Final = """
 _COMMITS_ON_DISK: Final = ("on", "remote_apply")
 # SQLSTATE classes and codes that say "not now", where the statement itself is right.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
+_READ_ONLY: Final = "25006"  # read-only transaction: the primary became a standby
 _OUTAGES: Final = (
     "08",  # connection
-    "25006",  # read-only transaction: the primary became a standby
+    _READ_ONLY,
     "25P03",  # idle in transaction for too long
     "28",  # authorization
     "3D000",  # no such database
@@ -170,7 +171,11 @@ class PostgresEngine:
             yield connection
         except Exception as error:
             _forget_values(error)
-            await _undo(connection)
+            if _state_of(error) == _READ_ONLY:
+                # It leads to a server that was a standby when it was made, and goes on being so in its own eyes.
+                connection.driver.terminate()
+            else:
+                await _undo(connection)
             if connection.driver.is_closed():
                 self._breaks += 1
                 # The driver meets its own deadline with whatever error its state then leads to.
@@ -241,9 +246,7 @@ class PostgresEngine:
             return True  # of the last, the driver has forgotten what it had prepared before a step of the schema
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True
-        # SQLAlchemy's error around the driver's, the driver's own, or that of a connection that could not be made.
-        state = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
-        return state.startswith(_OUTAGES)
+        return _state_of(error).startswith(_OUTAGES)
 
     def pools(self) -> Mapping[str, Pool]:
         """See Engine."""
@@ -279,6 +282,11 @@ async def _listen(driver: Driver, channel: str, heard: Callable[[str], None]) ->
         await asyncio.sleep(LISTENING_CHECK_SECONDS)
         async with asyncio.timeout(CONNECT_SECONDS):
             await driver.execute("SELECT 1")
+
+
+def _state_of(error: Exception) -> str:
+    # SQLAlchemy's error around the driver's, the driver's own, or that of a connection that could not be made.
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
 
 
 def _forget_values(error: BaseException | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +23,16 @@ def _has_a_port(address: str) -> str:
     return address
 
 
+def _names_a_host_and_port(url: str) -> str:
+    try:
+        host, _port = urlsplit(url).hostname, urlsplit(url).port  # both are read, and judged, when they are asked for
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    if not host:
+        raise ValueError("is no URL: it names no host")
+    return url
+
+
 def _can_be_served(address: str) -> str:
     if not address.startswith(UNIX):
         return _has_a_port(address)
@@ -38,7 +49,9 @@ Address = Annotated[str, StringConstraints(pattern=f"^{_HOST_AND_PORT}$"), After
 ServiceAddress = Annotated[
     str, StringConstraints(pattern=f"^({UNIX}.*|{_HOST_AND_PORT})$"), AfterValidator(_can_be_served)
 ]
-PublicUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+[^\s?#]*$")]
+PublicUrl = Annotated[
+    str, StringConstraints(pattern=r"^https?://[^\s/?#@]+[^\s?#]*$"), AfterValidator(_names_a_host_and_port)
+]
 # An empty variable is one that is not set: files of settings and containers write it so.
 File = Annotated[Path | None, BeforeValidator(lambda path: path or None)]
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)

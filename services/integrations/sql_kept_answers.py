@@ -46,12 +46,8 @@ async def reseal_kept_answers(connection: Connection, key_ring: KeyRing) -> int:
     return len(rows)
 
 
-async def count_unreadable_answers(connection: Connection, key_ring: KeyRing) -> int:
-    """Return how many kept answers the key ring does not open."""
-    return sum(not _opens(key_ring, row) for row in await connection.execute(select(KEPT_ANSWERS)))
-
-
-def _opens(key_ring: KeyRing, row: AnyRow) -> bool:
+def opens_answer(key_ring: KeyRing, row: AnyRow) -> bool:
+    """Tell whether the key ring opens a kept answer."""
     try:
         key_ring.open_sealed(row.answer_sealed, owner=_owner(row.tenant_id, row.operation, row.idempotency_key))
     except UnreadableSecretError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Column, Table, exists, or_, select, update
@@ -9,7 +11,7 @@ from sqlalchemy import Column, Table, exists, or_, select, update
 from servicekit.connection import Connection
 from servicekit.database import Database
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
-from services.integrations.sql_kept_answers import count_unreadable_answers, reseal_kept_answers
+from services.integrations.sql_kept_answers import opens_answer, reseal_kept_answers
 from services.integrations.sql_rows import AnyRow, LoadedIntegration, load_integrations, opened_secrets
 from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS, KEPT_ANSWERS, WEBHOOKS
 
@@ -30,14 +32,30 @@ async def holds_secrets(database: Database) -> bool:
         return bool((await connection.execute(select(secrets))).scalar_one())
 
 
-async def count_unreadable(connection: Connection, key_ring: KeyRing) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Sealed:
+    """Every row that has a secret, still sealed."""
+
+    integrations: Sequence[LoadedIntegration]
+    webhooks: Sequence[AnyRow]
+    answers: Sequence[AnyRow]
+
+
+async def load_sealed(connection: Connection) -> Sealed:
+    """Return everything that is sealed."""
+    return Sealed(
+        integrations=await load_integrations(connection),
+        webhooks=(await connection.execute(select(WEBHOOKS))).all(),
+        answers=(await connection.execute(select(KEPT_ANSWERS))).all(),
+    )
+
+
+def count_unreadable(stored: Sealed, key_ring: KeyRing) -> int:
     """Return how many integrations, webhooks and kept answers have a secret that the key ring does not open."""
-    integrations = await load_integrations(connection)
-    webhooks = (await connection.execute(select(WEBHOOKS))).all()
     return (
-        sum(not _opens(key_ring, one) for one in integrations)
-        + sum(not _opens_webhook(key_ring, row) for row in webhooks)
-        + await count_unreadable_answers(connection, key_ring)
+        sum(not _opens(key_ring, one) for one in stored.integrations)
+        + sum(not _opens_webhook(key_ring, row) for row in stored.webhooks)
+        + sum(not opens_answer(key_ring, row) for row in stored.answers)
     )
 
 

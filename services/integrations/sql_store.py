@@ -27,13 +27,15 @@ from services.integrations.sql_rows import (
     select_integrations,
     with_keys,
 )
-from services.integrations.sql_sealed import count_unreadable, reseal_all
+from services.integrations.sql_sealed import count_unreadable, load_sealed, reseal_all
 from services.integrations.store import Snapshot
 from services.integrations.tables import INGRESS_KEYS, INTEGRATIONS
 from services.integrations.webhooks import Disabled, switched
 
 # Each old address is 50 bytes in every watcher's memory and on every change.
 MAX_OLD_KEYS: Final = 100
+# For what is done with every row, before a process serves: as long as a step of the schema may take.
+EVERYTHING_SECONDS: Final = 900.0
 
 _PLAIN_COLUMNS: Final = (
     "name",
@@ -164,12 +166,14 @@ class SqlIntegrationStore:
 
     async def count_unreadable_secrets(self) -> int:
         """See IntegrationStore."""
-        async with self._database.read() as connection:
-            return await count_unreadable(connection, self._key_ring)
+        async with self._database.read(patience_seconds=EVERYTHING_SECONDS) as connection:
+            stored = await load_sealed(connection)
+        # Opened when nobody's transaction is open: it takes longer than reading does.
+        return count_unreadable(stored, self._key_ring)
 
     async def reseal(self) -> int:
         """See IntegrationStore."""
-        async with self._database.write() as connection:
+        async with self._database.write(patience_seconds=EVERYTHING_SECONDS) as connection:
             return await reseal_all(connection, self._key_ring)
 
     def _pages(self, loaded: Sequence[LoadedIntegration], page_size: int) -> Iterator[Sequence[Integration]]:

@@ -96,6 +96,13 @@ def supervise(
 
 
 class _Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
+    def setsignals(self) -> None:
+        """Hear signals, save for the end of the terminal where whoever started this has it ignored (`nohup`)."""
+        outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        super().setsignals()
+        if outlives_terminal:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def setpgrp(self) -> None:
         """Give a child that was just forked its own group, and let it not outlive its parent."""
         super().setpgrp()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -557,6 +558,27 @@ async def test_a_snapshot_holds_every_tenants_integrations_in_pages(stores, tena
     assert [len(page) for page in pages] == [2, 2, 1]
     assert {one.id: one for page in pages for one in page} == {one.id: one for one in made}
     assert snapshot.revision == max(one.revision for one in made)
+
+
+async def test_takes_its_time_for_what_is_done_with_every_secret(stores, tenant, monkeypatch):
+    for _ in range(3):
+        await create(stores, tenant, signing_secret="a secret")
+    opened, sealed = KeyRing.open_sealed, KeyRing.seal
+
+    def slowly(function):
+        def run(*given, **named):
+            time.sleep(0.3)
+            return function(*given, **named)
+
+        return run
+
+    monkeypatch.setattr(KeyRing, "open_sealed", slowly(opened))
+    monkeypatch.setattr(KeyRing, "seal", slowly(sealed))
+
+    # More than a request would wait for: ten thousand secrets take longer, and a service that starts has to.
+    assert await stores.integrations.count_unreadable_secrets() == 0
+    resealed = await SqlIntegrationStore(stores.database, stores.key_ring.with_new_key()).reseal()
+    assert resealed == 6  # three addresses too
 
 
 async def test_resealing_leaves_every_secret_readable_by_the_new_key_alone(stores, tenant):

@@ -135,6 +135,24 @@ def test_starts_in_order_and_stops_in_reverse_order(start: Start, tmp_path: Path
     assert not any(is_alive(pid) for _, _, pid in events(tmp_path))
 
 
+@pytest.mark.parametrize("is_ignored", [True, False])
+def test_outlives_its_terminal_where_it_was_told_to(start: Start, tmp_path: Path, is_ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+    try:
+        process = start(LIVE, "one")  # which has the signals of whoever starts it, as with `nohup`
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: len(events(tmp_path)) == 1)
+
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1.5)  # more than a turn of its loop
+    told = [event for event, _, _ in events(tmp_path)]
+
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert ("stop" not in told) is is_ignored
+
+
 def test_stops_those_of_a_group_together(start: Start, tmp_path: Path) -> None:
     process = start(WAIT_FOR_EACH_OTHER, "both/one", "both/two")
     wait_for(lambda: len(events(tmp_path)) == 2)

@@ -172,6 +172,20 @@ async def test_what_breaks_while_a_connection_is_made_is_no_defect_of_ours(datab
         await note(database, "after")
 
 
+async def test_a_connection_to_what_has_become_a_standby_is_used_once_and_never_again(database):
+    # As after a fail-over behind one name: the connections that are there lead to a server which takes no writes.
+    async with database.write() as connection:
+        await connection.execute(text("SET SESSION default_transaction_read_only = on"))
+        await connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+    (first,) = await asyncio.gather(note(database, "no"), return_exceptions=True)
+
+    for number in range(3):
+        await note(database, f"yes {number}")
+
+    assert isinstance(first, UnavailableError)
+    assert await notes(database) == ["yes 0", "yes 1", "yes 2"]
+
+
 async def test_a_row_that_another_holds_is_waited_for_and_not_for_long(database):
     await note(database, "mine")
     async with database.write() as holder:

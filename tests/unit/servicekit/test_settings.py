@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from pydantic import Field, SecretStr, ValidationError, field_validator
 
-from servicekit.settings import Address, ProcessSettings, SettingsError, load
+from servicekit.settings import Address, ProcessSettings, PublicUrl, SettingsError, load
 
 
 class ProbeSettings(ProcessSettings):
     """Settings with an address, a number and two secrets."""
 
     probe_listen: Address = Field("127.0.0.1:1", description="Where.")
+    probe_url: PublicUrl = Field("http://127.0.0.1:8080", description="Where from outside.")
     probe_size: int = Field(1, ge=1, le=10, description="How many.")
     probe_secret: SecretStr = Field(SecretStr("unset-secret"), min_length=8, description="A secret.")
     probe_key: SecretStr | None = Field(None, description="A checked secret.")
@@ -51,6 +52,10 @@ def test_reads_the_environment_under_its_prefix(setting):
         ("PROBE_LISTEN", "127.0.0.1:7103 "),
         ("PROBE_LISTEN", "127.0.0.1:7103\n"),
         ("PROBE_LISTEN", "host:123456"),
+        ("PROBE_URL", "https://sms.example.com:99999"),
+        ("PROBE_URL", "http://[::1"),
+        ("PROBE_URL", "https://:443"),
+        ("PROBE_URL", "sms.example.com"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
         ("DRAIN_SECONDS", "-1"),
