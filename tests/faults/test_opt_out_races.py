@@ -136,7 +136,7 @@ async def test_no_attempt_starts_after_an_opt_out_is_committed(dated_postgres_ur
 
     # What nobody got, because another had it locked, or because it waits in a queue of its own.
     messages = SqlMessageStore(database)
-    await messages.adopt_queues([ROUTE], ROUTE, datetime.now(UTC), 100)
+    await messages.adopt_queues([ROUTE], ROUTE, datetime.now(UTC), MESSAGES)
     for _ in range(MESSAGES // 100 + 1):
         await claim(messages, now=datetime.now(UTC), lease=LEASE)
 

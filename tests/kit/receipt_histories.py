@@ -191,7 +191,9 @@ class Replay:
         if word.has_theirs and self.life.segments > 1 and is_on_its_way:
             self.waiting.append(word)
             return
-        self._apply((attempts[0], 0, word.status), attempts[-1])
+        # With an id that nothing has, it can not be about the one whose id is known, as long as there is another.
+        meant = [number for number in attempts if not (word.has_theirs and number == self.taken)]
+        self._apply((attempts[0], 0, word.status), (meant or attempts)[-1])
 
     def _apply(self, key: tuple[int, int, Status], attempt: int) -> None:
         if key in self.recorded:
