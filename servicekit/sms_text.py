@@ -33,8 +33,8 @@ GSM7_PART: Final = 153
 UCS2_ALONE: Final = 70
 UCS2_PART: Final = 67
 
-# As many as a message may have.
-MAX_REMEMBERED_CHARACTERS: Final = 1600
+# Of every message that is taken, in Unicode code points, as the sender's language counts a string.
+MAX_TEXT_LENGTH: Final = 1600
 
 _IN_GSM7: Final = re.compile(f"[{re.escape(GSM7_ALPHABET + GSM7_EXTENSION)}]*")
 _ESCAPED: Final = re.compile(f"[{re.escape(GSM7_EXTENSION)}]")
@@ -80,7 +80,7 @@ def measure(text: str) -> Measure:
     Remembered for a while: a text is measured when it is accepted, and twice when it goes to a carrier. One of more
     characters than a message may have goes nowhere, and would be kept whole.
     """
-    return _measured(text) if len(text) > MAX_REMEMBERED_CHARACTERS else _remembered(text)
+    return _measured(text) if len(text) > MAX_TEXT_LENGTH else _remembered(text)
 
 
 def _measured(text: str) -> Measure:

@@ -16,13 +16,12 @@ from servicekit.clock import Clock
 from servicekit.egress_urls import PUBLIC_ONLY, EgressPolicy, UrlNotAllowedError, check_url
 from servicekit.errors import Issue, ValidationError
 from servicekit.ids import new_id, random_bits
-from servicekit.sms_text import measure
+from servicekit.sms_text import MAX_TEXT_LENGTH, measure
 from services.delivery import metrics
 from services.delivery.announcements import Owner
 from services.delivery.domain import (
     MAX_REF_LENGTH,
     MAX_TAG_LENGTH,
-    MAX_TEXT_LENGTH,
     Accepted,
     BatchPlace,
     DedupeKey,

@@ -6,7 +6,7 @@ import json
 import unicodedata
 from typing import Final, NoReturn
 
-from services.delivery.domain import MAX_TEXT_LENGTH
+from servicekit.sms_text import MAX_TEXT_LENGTH
 
 MAX_ANSWER_BYTES: Final = 65536
 _ALLOWED_CONTROLS: Final = "\n\r\t"

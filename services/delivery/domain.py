@@ -10,7 +10,6 @@ from typing import Final
 from servicekit.ids import CROCKFORD
 from servicekit.sms_text import Encoding
 
-MAX_TEXT_LENGTH: Final = 1600
 MAX_REF_LENGTH: Final = 64
 MAX_TAG_LENGTH: Final = 64
 MAX_DETAIL_LENGTH: Final = 500

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from servicekit.egress_settings import EgressSettings
 from servicekit.settings import Address, PublicUrl, ServiceAddress
-from services.delivery.domain import MAX_TEXT_LENGTH
+from servicekit.sms_text import MAX_TEXT_LENGTH
 
 
 class DeliverySettings(EgressSettings):

@@ -42,19 +42,30 @@ _MOVE_PART: Final = (
 PlacesById = dict[tuple[str, str], list[Place]]
 
 
+class KnownAttempt(NamedTuple):
+    """What is known of an attempt that a receipt may be about."""
+
+    carrier: str
+    outcome: Outcome
+    carrier_id: str  # the carrier's own for the message; empty when it did not tell
+
+
 @dataclass(frozen=True, kw_only=True)
 class Known:
     """What is known of a message that a receipt may be about."""
 
     status: Status
     is_long: bool  # so that a carrier may take it in parts
-    outcomes: Mapping[int, Outcome]  # by the attempt's number
-    carriers: Mapping[int, str]
-    carrier_ids: Mapping[int, str]  # the carrier's own; empty for one that it did not tell
+    attempts: Mapping[int, KnownAttempt]  # by number
+
+    @property
+    def outcomes(self) -> Mapping[int, Outcome]:
+        """The outcome of each attempt, by its number."""
+        return {number: each.outcome for number, each in self.attempts.items()}
 
     def attempts_of(self, carrier: str) -> list[int]:
         """Return the numbers of a carrier's attempts."""
-        return [number for number, each in self.carriers.items() if each == carrier]
+        return [number for number, each in self.attempts.items() if each.carrier == carrier]
 
     def meant_by(self, receipt: Receipt) -> int | None:
         """Return the newest attempt that a receipt of its carrier can be about; None when that has made none.
@@ -62,12 +73,13 @@ class Known:
         A receipt with another id than an attempt's is about another attempt, as long as there is one without an id.
         """
         attempts = self.attempts_of(receipt.carrier)
-        nameless = [number for number in attempts if not (receipt.carrier_message_id and self.carrier_ids[number])]
+        has_id = bool(receipt.carrier_message_id)
+        nameless = [number for number in attempts if not (has_id and self.attempts[number].carrier_id)]
         return max(nameless or attempts, default=None)
 
     def has_open_attempt_of(self, carrier: str) -> bool:
         """Tell whether an attempt of a carrier is under way, whose ids there are not known yet."""
-        return any(self.outcomes[number] is Outcome.STARTED for number in self.attempts_of(carrier))
+        return any(each.carrier == carrier and each.outcome is Outcome.STARTED for each in self.attempts.values())
 
 
 class Placed(NamedTuple):
@@ -166,25 +178,19 @@ async def _known_messages(connection: Connection, message_ids: Sequence[str]) ->
         .with_for_update()
     )
     messages = found.all()
-    outcomes: dict[str, dict[int, Outcome]] = defaultdict(dict)
-    carriers: dict[str, dict[int, str]] = defaultdict(dict)
-    carrier_ids: dict[str, dict[int, str]] = defaultdict(dict)
+    attempts: dict[str, dict[int, KnownAttempt]] = defaultdict(dict)
     columns = (ATTEMPTS.c.message_id, ATTEMPTS.c.number, ATTEMPTS.c.carrier, ATTEMPTS.c.outcome)
-    for row in await connection.execute(
+    for message_id, number, carrier, outcome, carrier_id in await connection.execute(
         select(*columns, ATTEMPTS.c.carrier_message_id).where(
             ATTEMPTS.c.shard.in_(shards), ATTEMPTS.c.message_id.in_(message_ids)
         )
     ):
-        outcomes[row.message_id][row.number] = Outcome(row.outcome)
-        carriers[row.message_id][row.number] = row.carrier
-        carrier_ids[row.message_id][row.number] = row.carrier_message_id
+        attempts[message_id][number] = KnownAttempt(carrier, Outcome(outcome), carrier_id)
     return {
         row.id: Known(
             status=Status(row.status),
             is_long=row.segments > 1,
-            outcomes=outcomes[row.id],
-            carriers=carriers[row.id],
-            carrier_ids=carrier_ids[row.id],
+            attempts=attempts[row.id],
         )
         for row in messages
     }

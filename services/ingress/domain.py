@@ -12,7 +12,6 @@ from servicekit.sms_fitting import Overflow, TextChange
 
 MAX_BODY_BYTES: Final = 262_144
 # Counted in Unicode code points, as the sender's language counts a string.
-MAX_TEXT_CHARACTERS: Final = 1_600
 MAX_REF_CHARACTERS: Final = 64
 # A longer dedupe value goes on as its hash.
 MAX_DEDUPE_CHARACTERS: Final = 256

@@ -13,10 +13,10 @@ from servicekit.errors import Issue, ServiceError, ValidationError
 from servicekit.json_paths import CompiledPath, compile_path
 from servicekit.phone_numbers import NotAPhoneNumberError, normalise
 from servicekit.sms_fitting import DoesNotFitError, TextChange, fit
+from servicekit.sms_text import MAX_TEXT_LENGTH
 from services.ingress.domain import (
     MAX_DEDUPE_CHARACTERS,
     MAX_REF_CHARACTERS,
-    MAX_TEXT_CHARACTERS,
     NO_LIMIT,
     MappingPaths,
     TextLimit,
@@ -187,14 +187,14 @@ def _map_text(path: CompiledPath, document: object, limit: TextLimit) -> FieldTr
     if not isinstance(look.found, str):
         return _wrong_type(look)
     length = len(look.found)
-    if length > MAX_TEXT_CHARACTERS and not limit.truncates:
-        error = TextTooLongError(limit=MAX_TEXT_CHARACTERS, length=length)
-        return _refused(look, f"it has {length} characters, at most {MAX_TEXT_CHARACTERS} can be sent", error)
+    if length > MAX_TEXT_LENGTH and not limit.truncates:
+        error = TextTooLongError(limit=MAX_TEXT_LENGTH, length=length)
+        return _refused(look, f"it has {length} characters, at most {MAX_TEXT_LENGTH} can be sent", error)
     try:
         fitted = fit(
             str(look.found),
             max_segments=limit.max_segments,
-            max_characters=MAX_TEXT_CHARACTERS,
+            max_characters=MAX_TEXT_LENGTH,
             on_overflow=limit.on_overflow,
         )
     except DoesNotFitError as error:
