@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 import grpc
@@ -22,7 +22,9 @@ from servicekit.settings import MAX_PORT, UNIX, ProcessSettings, SettingsError
 
 MAX_CONCURRENT_CALLS: Final = 4_096
 MAX_CALLS_PER_CONNECTION: Final = 1_024
-MAX_CONNECTION_AGE_SECONDS: Final = 20
+# Shorter than a restart takes: a client that looked the name up just while one replica was out of it knows that one
+# again before the next is stopped.
+MAX_CONNECTION_AGE_SECONDS: Final = 6.0
 # No call in hand lives longer than the gateway's own deadline.
 CALL_GRACE_SECONDS: Final = 5.0
 
@@ -34,9 +36,6 @@ _OPTIONS: Final = (
     # Without this, two processes share one port in silence and each sees half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
-    # Clients look a service's name up again when a connection ends, and so find new replicas. What is under way on the
-    # connection goes on, a watch for as long as it likes.
-    ("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_SECONDS * 1000),
     # A client that is cut off without a word does not keep its calls and its connection for hours.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -113,7 +112,8 @@ class RunningServer:
     async def start(cls, services: Sequence[Service], settings: ProcessSettings) -> RunningServer:
         """Serve; raise SettingsError when an address can not be had, or the certificate can not be used."""
         identity = tls.identity(settings)
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
+        listens = dict.fromkeys(service.listen for service in services)
+        server = grpc.aio.server(options=_options(listens), maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
         registry = guarded(server)
         checks = health.aio.HealthServicer()
         await checks.set("", health_pb2.HealthCheckResponse.NOT_SERVING)  # or it would say SERVING as it starts
@@ -126,7 +126,6 @@ class RunningServer:
         operations.add_to(registry)
         for service in services:
             service.add_to(registry)
-        listens = dict.fromkeys(service.listen for service in services)
         bound = {listen: _bind(server, listen, identity) for listen in listens}
         # First the listener: services in one process call each other as they start. Callers from outside wait for
         # SERVING.
@@ -183,6 +182,14 @@ async def serve_until_signal(services: Sequence[Service], settings: ProcessSetti
             with contextlib.suppress(ValueError):
                 loop.remove_signal_handler(number)
         tracing.shutdown()
+
+
+def _options(listens: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    if all(listen.startswith(UNIX) for listen in listens):
+        return _OPTIONS
+    # Clients look a service's name up again when a connection ends, and so find new replicas. What is under way on the
+    # connection goes on, a watch for as long as it likes.
+    return (*_OPTIONS, ("grpc.max_connection_age_ms", int(MAX_CONNECTION_AGE_SECONDS * 1000)))
 
 
 async def _start_all(services: Sequence[Service], checks: health.aio.HealthServicer) -> None:

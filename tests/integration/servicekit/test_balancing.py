@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import ModuleType
 from typing import Any
 
 import grpc
@@ -108,14 +107,14 @@ async def replicas() -> AsyncIterator[Replicas]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections age, and names may be looked up again, after tenths of a second."""
-    set_option(monkeypatch, server, "grpc.max_connection_age_ms", 300)
-    set_option(monkeypatch, clients, "grpc.dns_min_time_between_resolutions_ms", 100)
+    monkeypatch.setattr(server, "MAX_CONNECTION_AGE_SECONDS", 0.3)
+    set_option(monkeypatch, "grpc.dns_min_time_between_resolutions_ms", 100)
 
 
-def set_option(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, value: int) -> None:
-    options = dict(module._OPTIONS)
+def set_option(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    options = dict(clients._OPTIONS)
     assert name in options
-    monkeypatch.setattr(module, "_OPTIONS", tuple({**options, name: value}.items()))
+    monkeypatch.setattr(clients, "_OPTIONS", tuple({**options, name: value}.items()))
 
 
 async def call(channel: grpc.aio.Channel, seconds: float = 10) -> str:
