@@ -44,9 +44,9 @@ class Engine(Protocol):
         """Call `heard` with the text of each notification; end with an outage."""
 
     async def run(
-        self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
+        self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float, rows: int = 1
     ) -> Result:
-        """Run a transaction that is given as a whole, and return what it returns."""
+        """Run a transaction of about so many rows that is given as a whole, and return what it returns."""
 
     async def run_alone(
         self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
@@ -82,8 +82,9 @@ class Database:
     the patience covers the whole block; on SQLite, whose statements can not be cut short, the wait for locks.
 
     `run_write` and `run_read` are the same for a transaction that is given as a whole, as a coroutine function that
-    waits for nothing but its connection. SQLite then runs all of it on the connection's thread, at the cost of one
-    way there and back in place of one for each statement. So it must not touch what belongs to the event loop.
+    waits for nothing but its connection. SQLite then does all of it where it is called and only commits on the
+    connection's thread, in place of going there for each statement; but what has many rows, or must wait for a lock,
+    is done on that thread from its beginning. So it must not touch what belongs to the event loop.
     """
 
     def __init__(self, engine: Engine, name: str = "textway") -> None:
@@ -151,14 +152,14 @@ class Database:
         async with self._told(opened, writes=True) as connection:
             yield connection
 
-    async def run_write(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
-        """Run a transaction that may change rows, and return what it returns."""
-        run = functools.partial(self._engine.run, writes=True)
+    async def run_write(self, work: Callable[[Connection], Awaitable[Result]], *, rows: int = 1) -> Result:
+        """Run a transaction that may change about so many rows, and return what it returns."""
+        run = functools.partial(self._engine.run, writes=True, rows=rows)
         return await self._run(work, run, self._meters[True], PATIENCE_SECONDS)
 
-    async def run_read(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
-        """Run a transaction that only reads, and return what it returns."""
-        run = functools.partial(self._engine.run, writes=False)
+    async def run_read(self, work: Callable[[Connection], Awaitable[Result]], *, rows: int = 1) -> Result:
+        """Run a transaction that reads about so many rows, and return what it returns."""
+        run = functools.partial(self._engine.run, writes=False, rows=rows)
         return await self._run(work, run, self._meters[False], PATIENCE_SECONDS)
 
     async def look(

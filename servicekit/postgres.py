@@ -223,7 +223,12 @@ class PostgresEngine:
             connection.give_back()
 
     async def run(
-        self, work: Callable[[Connection], Awaitable[Result]], *, writes: bool, patience_seconds: float
+        self,
+        work: Callable[[Connection], Awaitable[Result]],
+        *,
+        writes: bool,
+        patience_seconds: float,
+        rows: int = 1,  # noqa: ARG002  # however many, they are the server's work
     ) -> Result:
         """See Engine."""
         async with self.transaction(writes=writes, patience_seconds=patience_seconds) as connection:

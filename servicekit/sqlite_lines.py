@@ -1,7 +1,8 @@
-"""One connection to a SQLite file and the thread that it lives on.
+"""One connection to a SQLite file and the thread that it may wait on.
 
 SQLite is a library that blocks, so each connection has a thread. The way there and back costs more than most
-statements: a transaction that is given as a whole (`Line.run`) makes it once, whatever it consists of.
+statements, and two threads of Python take turns: a transaction that is given as a whole (`Line.run`) goes there only
+for what may take long, which is its commit.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ Here = Callable[..., Awaitable[Any]]
 # A smaller difference is not worth another statement.
 NOTICEABLE_MS: Final = 50
 STATEMENTS_KEPT: Final = 256
+BEGIN: Final = "BEGIN"
+LOCK_AT_ONCE: Final = "BEGIN IMMEDIATE"
 
 
 class Line:
@@ -44,17 +47,27 @@ class Line:
         """Take the statement that begins a transaction."""
         self._engine = engine
         self._begin_statement = begin
+        self._locks_at_once = begin == LOCK_AT_ONCE
         self._busy_timeout_ms = busy_timeout_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._driver: sqlite3.Connection | None = None
         self._connection: _SqliteConnection | None = None
 
-    def run(self, work: Callable[[Connection], Awaitable[Result]], patience_seconds: float) -> asyncio.Future[Result]:
+    def run(
+        self, work: Callable[[Connection], Awaitable[Result]], patience_seconds: float, *, is_long: bool
+    ) -> asyncio.Future[Result]:
         """Run a whole transaction: commit when the work ends, roll back when it raises.
 
-        The work runs on this line's thread, and must wait for nothing but its connection.
+        The work must wait for nothing but its connection. It is done when this returns, all but the commit, which
+        waits for the disk on this line's thread. All of it is left to the thread when it is long, for the first time,
+        when the file is opened, and while another program has it locked.
         """
-        return self._there(self._run, work, patience_seconds)
+        if is_long or self._driver is None:
+            return self._there(self._run, work, patience_seconds)
+        try:
+            return self._run_here(self._driver, work, patience_seconds)
+        except BaseException as error:  # noqa: BLE001  # the caller's, as from the thread
+            return _failed(error)
 
     def begin(self, patience_seconds: float) -> asyncio.Future[Connection]:
         """Begin a transaction, each of whose statements goes to the thread on its own."""
@@ -76,14 +89,37 @@ class Line:
     def _there(self, function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
         return asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    def _run(self, work: Callable[[Connection], Coroutine[Any, Any, Result]], patience_seconds: float) -> Result:
+    def _run(self, work: Callable[[Connection], Awaitable[Result]], patience_seconds: float) -> Result:
         try:
             result = _to_the_end(work(self._begin(patience_seconds, _here)))
         except BaseException:
             self._roll_back()
             raise
+        return self._committed(result)
+
+    def _committed(self, result: Result) -> Result:
         self._commit()
         return result
+
+    def _run_here(
+        self,
+        driver: sqlite3.Connection,
+        work: Callable[[Connection], Awaitable[Result]],
+        patience_seconds: float,
+    ) -> asyncio.Future[Result]:
+        changes_before = driver.total_changes
+        try:
+            connection = self._begin(0 if self._locks_at_once else patience_seconds, _here)
+        except sqlite3.OperationalError:
+            return self._there(self._run, work, patience_seconds)
+        try:
+            result = _to_the_end(work(connection))
+        except BaseException:
+            self._roll_back()
+            raise
+        if driver.total_changes == changes_before:
+            return _done(self._committed(result))
+        return self._there(self._committed, result)
 
     def _begin(self, patience_seconds: float, call: Here) -> Connection:
         driver = self._driver = self._driver or self._connected()
@@ -189,16 +225,29 @@ class _SqliteConnection(Connection):
         sqlite3.Cursor(self._driver).executemany(statement, rows)
 
 
+def _done(result: Result) -> asyncio.Future[Result]:
+    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    future.set_result(result)
+    return future
+
+
+def _failed(error: BaseException) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
 async def _here(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
+def _to_the_end(work: Awaitable[Result]) -> Result:
+    steps = cast("Coroutine[Any, Any, Result]", work)
     try:
-        work.send(None)
+        steps.send(None)
     except StopIteration as done:
         return cast("Result", done.value)
-    work.close()
+    steps.close()
     raise RuntimeError("a transaction that is given as a whole waits for nothing but its connection")
 
 

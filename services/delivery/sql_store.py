@@ -115,7 +115,7 @@ class SqlMessageStore:
                 connection, messages, beginnings, now_ms=now_ms, lease_until_ms=lease_until_ms, senders=self._senders
             )
 
-        added, self._senders = await self._database.run_write(work)
+        added, self._senders = await self._database.run_write(work, rows=len(messages))
         return added
 
     async def claim(
@@ -156,12 +156,12 @@ class SqlMessageStore:
             claimed = Claimed(started=tuple(started), settled=settled, full_until=full_until)
             return (claimed, senders), has_told
 
-        claimed, self._senders = await self._write(work)
+        claimed, self._senders = await self._write(work, rows=sum(share.limit for share in shares))
         return claimed
 
-    async def _write(self, work: Callable[[Connection], Awaitable[tuple[Result, bool]]]) -> Result:
+    async def _write(self, work: Callable[[Connection], Awaitable[tuple[Result, bool]]], *, rows: int = 1) -> Result:
         """Run a transaction that tells whether it has left webhook deliveries; have those brought once it is over."""
-        result, has_told = await self._database.run_write(work)
+        result, has_told = await self._database.run_write(work, rows=rows)
         if has_told:
             self._on_announced()
         return result
@@ -208,7 +208,7 @@ class SqlMessageStore:
             await sql_opt_outs.bind_refused(connection, _opted_out(attempts))
             return verdicts, has_told
 
-        return await self._write(work)
+        return await self._write(work, rows=len(attempts))
 
     def _awaited(self, attempt: FinishedAttempt) -> Message | None:
         if attempt.message is None or not self._is_awaited(attempt.message, attempt.status):
@@ -258,7 +258,7 @@ class SqlMessageStore:
             has_told = await self._tell(connection, _ended(plan, now))
             return await sql_ledger.settle_without_attempt(connection, plan, now_ms), has_told
 
-        return await self._write(work)
+        return await self._write(work, rows=limit)
 
     async def apply_receipts(self, receipts: Sequence[Receipt]) -> list[ReceiptResult]:
         """Find what they are about, then record those that are new and move their messages forward."""
@@ -268,7 +268,7 @@ class SqlMessageStore:
             moved = await sql_messages.several(connection, moved_ids)
             return (results, moved), await self._tell(connection, moved)
 
-        results, moved = await self._write(work)
+        results, moved = await self._write(work, rows=len(receipts))
         self._on_moved(moved)
         return results
 
@@ -292,7 +292,7 @@ class SqlMessageStore:
             await sql_parked_receipts.remove(connection, settled)
             return (len(settled), moved), has_told
 
-        count, moved = await self._write(work)
+        count, moved = await self._write(work, rows=len(parked))
         self._on_moved(moved)
         return count
 
@@ -307,7 +307,7 @@ class SqlMessageStore:
         """Read one page."""
         before_ms = to_milliseconds(unchanged_since)
         return await self._database.run_read(
-            lambda connection: sql_overdue.in_doubt(connection, carrier, before_ms, after, limit)
+            lambda connection: sql_overdue.in_doubt(connection, carrier, before_ms, after, limit), rows=limit
         )
 
     async def awaiting_receipt(
@@ -316,7 +316,7 @@ class SqlMessageStore:
         """Read one page."""
         between_ms = to_milliseconds(sent_after), to_milliseconds(sent_before)
         return await self._database.run_read(
-            lambda connection: sql_overdue.awaiting_receipt(connection, carrier, between_ms, after, limit)
+            lambda connection: sql_overdue.awaiting_receipt(connection, carrier, between_ms, after, limit), rows=limit
         )
 
     async def get(self, tenant_id: str, message_id: str) -> Message | None:

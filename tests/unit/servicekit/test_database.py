@@ -21,7 +21,8 @@ from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.errors import UnavailableError
 from servicekit.settings import SettingsError
-from servicekit.sqlite import BUSY_TIMEOUT_MS, READERS
+from servicekit.sqlite import BUSY_TIMEOUT_MS, READERS, ROWS_AT_ONCE
+from servicekit.sqlite_lines import Line
 
 VERSION_TABLE = "probe_schema_version"
 OPEN_IN_ANOTHER_PROCESS = """
@@ -47,6 +48,20 @@ async def database(path) -> AsyncIterator[Database]:
         await connection.execute(text("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT UNIQUE)"))
     yield database
     await database.close()
+
+
+@pytest.fixture
+def commits(database, monkeypatch) -> list[threading.Thread]:
+    """Give the thread of each commit from now on."""
+    threads: list[threading.Thread] = []
+    commit = Line._commit
+
+    def watched(line: Line) -> None:
+        threads.append(threading.current_thread())
+        commit(line)
+
+    monkeypatch.setattr(Line, "_commit", watched)
+    return threads
 
 
 @contextlib.contextmanager
@@ -219,7 +234,7 @@ async def test_a_whole_transaction_ends_before_the_next_one_when_its_caller_is_c
         go_on.wait(5)
         await insert(connection, "first")
 
-    task = asyncio.create_task(database.run_write(work))
+    task = asyncio.create_task(database.run_write(work, rows=ROWS_AT_ONCE + 1))
     await asyncio.to_thread(begun.wait, 5)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -229,6 +244,73 @@ async def test_a_whole_transaction_ends_before_the_next_one_when_its_caller_is_c
 
     assert task.cancelled()
     assert await notes(database) == ["first", "second"]
+
+
+async def test_a_whole_transaction_is_committed_when_its_caller_is_cancelled_meanwhile(database):
+    task = asyncio.create_task(database.run_write(lambda connection: insert(connection, "first")))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await note(database, "second")
+
+    assert task.cancelled()
+    assert await notes(database) == ["first", "second"]
+
+
+async def test_a_whole_transaction_is_done_where_it_is_called_and_committed_elsewhere(database, commits):
+    async def work(connection: Connection) -> threading.Thread:
+        await insert(connection, "here")
+        return threading.current_thread()
+
+    assert await database.run_write(work) is threading.current_thread()
+    assert [thread is threading.current_thread() for thread in commits] == [False]
+
+
+async def test_a_whole_transaction_that_has_changed_nothing_ends_where_it_is_called(database, commits):
+    async def work(connection: Connection) -> int | None:
+        return await connection.scalar(text("SELECT count(*) FROM notes"))
+
+    await database.run_read(work)  # which opens the file
+    commits.clear()
+
+    assert [await database.run_read(work), await database.run_write(work)] == [0, 0]
+    assert commits == [threading.current_thread()] * 2
+
+
+async def test_a_long_whole_transaction_is_done_elsewhere(database):
+    async def work(connection: Connection) -> threading.Thread:
+        await insert(connection, "there")
+        return threading.current_thread()
+
+    assert await database.run_write(work, rows=ROWS_AT_ONCE + 1) is not threading.current_thread()
+
+
+async def test_a_whole_transaction_that_waits_for_a_lock_holds_nothing_else_up(database, path):
+    with locked_by_another(path):
+        task = asyncio.create_task(database.run_write(lambda connection: insert(connection, "late")))
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not task.done()
+
+    await task
+    assert await notes(database) == ["late"]
+
+
+async def test_nothing_of_a_whole_transaction_stays_when_its_commit_is_refused(database):
+    async with database.write() as connection:
+        await connection.execute(
+            text("CREATE TABLE answers (note INTEGER REFERENCES notes (id) DEFERRABLE INITIALLY DEFERRED)")
+        )
+
+    async def work(connection: Connection) -> None:
+        await insert(connection, "half")
+        await connection.execute(text("INSERT INTO answers (note) VALUES (99)"))
+
+    with pytest.raises(sqlite3.IntegrityError):
+        await database.run_write(work)
+
+    await note(database, "whole")
+    assert await notes(database) == ["whole"]
 
 
 async def test_says_so_in_time_when_a_whole_transaction_finds_the_file_locked(database, path):
