@@ -1,4 +1,4 @@
-"""The due-queue of webhooks in SQL: entering it, taking turns in it, and going back into it.
+"""The due-queue of webhooks in SQL: entering it, becoming ready in it, and going back into it.
 
 Each endpoint has a line of deliveries, and the endpoints whose line is not empty take turns. Whoever moves an
 endpoint's line holds the lock of its row, and all lock in one order: endpoints by name, then deliveries by id. A claim
@@ -8,15 +8,11 @@ never waits for a webhook.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
-    ARRAY,
-    Select,
-    Text,
+    Executable,
     bindparam,
     delete,
     exists,
@@ -25,45 +21,24 @@ from sqlalchemy import (
     or_,
     select,
     true,
-    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.connection import Connection
 from servicekit.database import Database
-from servicekit.hot_statements import HotStatement
+from servicekit.hot_statements import HotStatement, one_of
 from services.delivery import webhook_rows
-from services.delivery.sql_statements import insert_ignoring
-from services.delivery.webhook_store import Limits
 from services.delivery.webhook_tables import WEBHOOK_DUE as DUE
 from services.delivery.webhook_tables import WEBHOOK_ENDPOINTS as ENDPOINTS
 from services.delivery.webhook_tables import WEBHOOKS
 from services.delivery.webhooks import WebhookDelivery
 
 PROMOTED_AT_ONCE: Final = 500
-_LINES_AT_ONCE: Final = 10
-# The first half of the advisory locks that say whose tenant's webhooks are being claimed.
-_TENANT_LOCKS: Final = 0x7765_6268
 
 _READY: Final = DUE.c.ready_at_ms.is_not(None)
 _WAITING: Final = DUE.c.ready_at_ms.is_(None)
-_WITHOUT_SORTING: Final = select(func.set_config("enable_bitmapscan", "off", true()))
-
-
-def _line(place: int) -> Select[tuple[str, str, int]]:
-    head = (
-        select(DUE.c.endpoint, DUE.c.delivery_id, DUE.c.token)
-        .where(DUE.c.endpoint == bindparam(f"line_{place}"), _READY)
-        .order_by(DUE.c.endpoint, DUE.c.delivery_id)
-        .limit(bindparam("heads"))
-        .subquery(f"head_{place}")
-    )
-    return select(head.c.endpoint, head.c.delivery_id, head.c.token)
-
-
-# Several lines in one query, and of each no more rows than are asked for: a join would read the lines whole.
-_HEADS: Final = union_all(*(_line(place) for place in range(_LINES_AT_ONCE)))
+_THESE: Final = one_of(DUE.c.delivery_id, "ids")
 
 _FIRST_IN_TURN: Final = (
     select(ENDPOINTS.c.turn_at_ms).where(ENDPOINTS.c.turn_at_ms.is_not(None)).order_by(ENDPOINTS.c.turn_at_ms).limit(1)
@@ -73,24 +48,86 @@ _FIRST_WAITING: Final = tuple(
 )
 _FIRST: Final = HotStatement(select(*(each.scalar_subquery() for each in (_FIRST_IN_TURN, *_FIRST_WAITING))), ())
 
+_WITHOUT_SORTING: Final = HotStatement(select(func.set_config("enable_bitmapscan", "off", true())), ())
+_COME: Final = tuple(
+    HotStatement(
+        select(DUE.c.delivery_id, DUE.c.endpoint, DUE.c.tenant_id)
+        .where(_WAITING, DUE.c.tried.is_(was_tried), DUE.c.due_at_ms <= bindparam("now_ms"))
+        # Both, or PostgreSQL does not see that the index has them in this order.
+        .order_by(DUE.c.tried, DUE.c.due_at_ms)
+        .limit(bindparam("most")),
+        ("now_ms", "most"),
+    )
+    for was_tried in (False, True)
+)
+_LOCK_THESE: Final = HotStatement(
+    select(DUE.c.delivery_id, DUE.c.due_at_ms, DUE.c.ready_at_ms)
+    .where(_THESE)
+    .order_by(DUE.c.delivery_id)
+    .with_for_update(skip_locked=True),
+    ("ids",),
+)
+_PROMOTE: Final = HotStatement(
+    update(DUE).where(_THESE).values(ready_at_ms=bindparam("to_ready_at_ms"), leased_at_ms=None),
+    ("ids", "to_ready_at_ms"),
+)
+_LEASE: Final = HotStatement(
+    update(DUE)
+    .where(_THESE)
+    .values(
+        ready_at_ms=None,
+        leased_at_ms=bindparam("to_leased_at_ms"),
+        due_at_ms=bindparam("to_due_at_ms"),
+        tried=True,
+        token=DUE.c.token + 1,
+    ),
+    ("ids", "to_leased_at_ms", "to_due_at_ms"),
+)
+_LOCK_LEASED: Final = HotStatement(
+    select(DUE.c.delivery_id, DUE.c.token)
+    .where(_THESE, DUE.c.leased_at_ms.is_not(None))
+    .order_by(DUE.c.delivery_id)
+    .with_for_update(),
+    ("ids",),
+)
+_LEAVE: Final = HotStatement(delete(DUE).where(_THESE), ("ids",))
+_GIVE_UP_PLACES: Final = HotStatement(delete(DUE).where(_THESE).returning(DUE.c.endpoint), ("ids",))
+_WAIT_AGAIN: Final = HotStatement(
+    update(DUE)
+    .where(DUE.c.delivery_id == bindparam("at_id"))
+    .values(due_at_ms=bindparam("to_due_at_ms"), leased_at_ms=None),
+    ("at_id", "to_due_at_ms"),
+)
 
-@dataclass(frozen=True, kw_only=True)
-class _Turn:
-    """An endpoint whose turn it is."""
 
-    tenant_id: str
-    is_failing: bool  # its last call has failed
-
-    def at_most(self, limits: Limits) -> int:
-        return limits.per_failing_endpoint if self.is_failing else limits.per_endpoint
+def _new_endpoint(engine: str) -> Executable:
+    dialect = postgresql if engine == "postgresql" else sqlite
+    new = dialect.insert(ENDPOINTS).values(endpoint=bindparam("endpoint"), tenant_id=bindparam("tenant_id"))
+    unless_known: Executable = new.on_conflict_do_nothing()
+    return unless_known
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Head:
-    """A delivery at the head of its endpoint's line."""
-
-    delivery_id: str
-    token: int
+_NEW_ENDPOINT: Final = HotStatement(_new_endpoint, ("endpoint", "tenant_id"))
+_LOCK_ENDPOINTS: Final = tuple(
+    HotStatement(
+        select(ENDPOINTS.c.endpoint)
+        .where(one_of(ENDPOINTS.c.endpoint, "endpoints"))
+        .order_by(ENDPOINTS.c.endpoint)
+        .with_for_update(skip_locked=skip_locked),
+        ("endpoints",),
+    )
+    for skip_locked in (False, True)
+)
+_GIVE_TURNS: Final = HotStatement(
+    update(ENDPOINTS)
+    .where(
+        one_of(ENDPOINTS.c.endpoint, "endpoints"),
+        ENDPOINTS.c.turn_at_ms.is_(None),
+        exists().where(DUE.c.endpoint == ENDPOINTS.c.endpoint, _READY),
+    )
+    .values(turn_at_ms=bindparam("to_turn_at_ms")),
+    ("endpoints", "to_turn_at_ms"),
+)
 
 
 async def enter(connection: Connection, deliveries: Sequence[WebhookDelivery]) -> int:
@@ -150,129 +187,58 @@ async def promote(connection: Connection, now_ms: int) -> bool:
     """
     if connection.dialect.name == "postgresql":
         # With the statistics of an empty queue it sorts all that is due, for the first few of it.
-        await connection.execute(_WITHOUT_SORTING)
-    new, tried = [
-        await connection.execute(
-            select(DUE.c.delivery_id, DUE.c.endpoint, DUE.c.tenant_id)
-            .where(_WAITING, DUE.c.tried.is_(was_tried), DUE.c.due_at_ms <= now_ms)
-            # Both, or PostgreSQL does not see that the index has them in this order.
-            .order_by(DUE.c.tried, DUE.c.due_at_ms)
-            .limit(PROMOTED_AT_ONCE)
-        )
-        for was_tried in (False, True)
-    ]
+        await _WITHOUT_SORTING.rows(connection)
+    new, tried = [await come.rows(connection, now_ms, PROMOTED_AT_ONCE) for come in _COME]
     waiting = [*new, *tried][:PROMOTED_AT_ONCE]
     if not waiting:
         return False
-    held = await lock_endpoints(connection, {row.endpoint: row.tenant_id for row in waiting}, skip_locked=True)
+    held = await lock_endpoints(connection, {endpoint: tenant for _, endpoint, tenant in waiting}, skip_locked=True)
     # Looked at again, because they were read without a lock: somebody else may have promoted or renewed them.
-    locked = await connection.execute(
-        select(DUE.c.delivery_id, DUE.c.due_at_ms, DUE.c.ready_at_ms)
-        .where(DUE.c.delivery_id.in_([row.delivery_id for row in waiting if row.endpoint in held]))
-        .order_by(DUE.c.delivery_id)
-        .with_for_update(skip_locked=True)
-    )
-    ids = [row.delivery_id for row in locked if row.ready_at_ms is None and row.due_at_ms <= now_ms]
+    locked = await _LOCK_THESE.rows(connection, [id_ for id_, endpoint, _ in waiting if endpoint in held])
+    ids = [id_ for id_, due_at_ms, ready_at_ms in locked if ready_at_ms is None and due_at_ms <= now_ms]
     if ids:
-        await connection.execute(
-            update(DUE).where(DUE.c.delivery_id.in_(ids)).values(ready_at_ms=now_ms, leased_at_ms=None)
-        )
+        await _PROMOTE.rows(connection, ids, now_ms)
         promoted = set(ids)
-        await give_turns(connection, {row.endpoint for row in waiting if row.delivery_id in promoted}, now_ms)
+        await give_turns(connection, {endpoint for id_, endpoint, _ in waiting if id_ in promoted}, now_ms)
     return len(ids) == PROMOTED_AT_ONCE
-
-
-async def take(connection: Connection, limits: Limits, now_ms: int) -> dict[str, int]:
-    """Lock the endpoints whose turn it is and choose from their lines; return the tokens of the chosen by id."""
-    turns = await _turns(connection, limits, now_ms)
-    if not turns:
-        return {}
-    leased = await _leased(connection, now_ms)
-    by_tenant: Counter[str] = Counter()
-    for (tenant_id, _), count in leased.items():
-        by_tenant[tenant_id] += count
-    heads = await _heads(connection, list(turns), limits.per_endpoint)
-    chosen: dict[str, int] = {}
-    served: list[str] = []
-    without_turn: list[str] = []
-    for endpoint, turn in turns.items():
-        line = heads.get(endpoint, [])
-        room_there = turn.at_most(limits) - leased.get((turn.tenant_id, endpoint), 0)
-        room = min(room_there, limits.per_tenant - by_tenant[turn.tenant_id], limits.in_all - len(chosen))
-        taken = line[: max(0, room)]
-        chosen.update((head.delivery_id, head.token) for head in taken)
-        by_tenant[turn.tenant_id] += len(taken)
-        if len(taken) == len(line) or len(taken) == max(0, room_there):
-            # Nothing is left, or no room: its next turn comes with its next delivery, or with the next that ends.
-            without_turn.append(endpoint)
-        elif taken:
-            served.append(endpoint)
-    await _set_turns(connection, without_turn, None)
-    await _set_turns(connection, served, now_ms)
-    return chosen
 
 
 async def lease(connection: Connection, ids: Sequence[str], now_ms: int, lease_until_ms: int) -> None:
     """Lease chosen deliveries under a new token each."""
-    await connection.execute(
-        update(DUE)
-        .where(DUE.c.delivery_id.in_(ids))
-        .values(ready_at_ms=None, leased_at_ms=now_ms, due_at_ms=lease_until_ms, tried=True, token=DUE.c.token + 1)
-    )
+    await _LEASE.rows(connection, list(ids), now_ms, lease_until_ms)
 
 
 async def lock(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
     """Lock the leased among these deliveries; return their tokens by id."""
-    found = await connection.execute(
-        select(DUE.c.delivery_id, DUE.c.token)
-        .where(DUE.c.delivery_id.in_(list(ids)), DUE.c.leased_at_ms.is_not(None))
-        .order_by(DUE.c.delivery_id)
-        .with_for_update()
-    )
-    return {row.delivery_id: row.token for row in found}
+    return dict(await _LOCK_LEASED.rows(connection, list(ids)))
 
 
 async def lock_endpoints(connection: Connection, tenants: Mapping[str, str], *, skip_locked: bool = False) -> set[str]:
     """Lock endpoints, each given with its tenant, and make rows for new ones; return those that are locked."""
     names = sorted(tenants)
-    await connection.execute(
-        insert_ignoring(connection, ENDPOINTS), [{"endpoint": name, "tenant_id": tenants[name]} for name in names]
-    )
-    found = await connection.scalars(
-        select(ENDPOINTS.c.endpoint)
-        .where(ENDPOINTS.c.endpoint.in_(names))
-        .order_by(ENDPOINTS.c.endpoint)
-        .with_for_update(skip_locked=skip_locked)
-    )
-    return set(found)
+    await _NEW_ENDPOINT.each(connection, [(name, tenants[name]) for name in names])
+    return {name for (name,) in await _LOCK_ENDPOINTS[skip_locked].rows(connection, names)}
 
 
 async def give_turns(connection: Connection, endpoints: Iterable[str], now_ms: int) -> None:
     """Let endpoints take turns whose line is not empty; one that has its turn already keeps it."""
-    await connection.execute(
-        update(ENDPOINTS)
-        .where(
-            ENDPOINTS.c.endpoint.in_(sorted(endpoints)),
-            ENDPOINTS.c.turn_at_ms.is_(None),
-            exists().where(DUE.c.endpoint == ENDPOINTS.c.endpoint, _READY),
-        )
-        .values(turn_at_ms=now_ms)
-    )
+    await _GIVE_TURNS.rows(connection, sorted(endpoints), now_ms)
 
 
 async def leave(connection: Connection, ids: Sequence[str]) -> None:
     """Take deliveries out of the queue."""
-    await connection.execute(delete(DUE).where(DUE.c.delivery_id.in_(ids)))
+    await _LEAVE.rows(connection, list(ids))
+
+
+async def give_up_places(connection: Connection, ids: Sequence[str], now_ms: int) -> None:
+    """Take chosen deliveries out of the queue, and give their endpoints the turns back that these had taken."""
+    endpoints = {endpoint for (endpoint,) in await _GIVE_UP_PLACES.rows(connection, list(ids))}
+    await give_turns(connection, endpoints, now_ms)
 
 
 async def wait_again(connection: Connection, due_at_ms: Mapping[str, int]) -> None:
     """Let deliveries wait for their next attempt; their leases end."""
-    await connection.execute(
-        update(DUE)
-        .where(DUE.c.delivery_id == bindparam("at_id"))
-        .values(due_at_ms=bindparam("to_due_at_ms"), leased_at_ms=None),
-        [{"at_id": delivery_id, "to_due_at_ms": moment} for delivery_id, moment in due_at_ms.items()],
-    )
+    await _WAIT_AGAIN.each(connection, list(due_at_ms.items()))
 
 
 async def take_out(connection: Connection, endpoint: str, limit: int) -> list[str]:
@@ -314,62 +280,3 @@ async def remove_idle_endpoints(connection: Connection, before_ms: int, limit: i
     names = (await connection.scalars(idle)).all()
     if names:
         await connection.execute(delete(ENDPOINTS).where(ENDPOINTS.c.endpoint.in_(names)))
-
-
-async def _turns(connection: Connection, limits: Limits, now_ms: int) -> dict[str, _Turn]:
-    """Return the endpoints whose turn it is, in turn, locked."""
-    full = (
-        select(DUE.c.tenant_id)
-        .where(DUE.c.leased_at_ms.is_not(None), DUE.c.due_at_ms > now_ms)
-        .group_by(DUE.c.tenant_id)
-        .having(func.count() >= limits.per_tenant)
-    )
-    found = await connection.execute(
-        select(ENDPOINTS.c.endpoint, ENDPOINTS.c.tenant_id, ENDPOINTS.c.failing_since_ms)
-        .where(ENDPOINTS.c.turn_at_ms.is_not(None), ENDPOINTS.c.tenant_id.not_in(full))
-        .order_by(ENDPOINTS.c.turn_at_ms, ENDPOINTS.c.endpoint)
-        .limit(limits.in_all)
-        .with_for_update(skip_locked=True)
-    )
-    turns = {row.endpoint: _Turn(tenant_id=row.tenant_id, is_failing=row.failing_since_ms is not None) for row in found}
-    if turns and connection.dialect.name == "postgresql":
-        # Two claims at once would each find the other's room. A tenant that is being claimed for is passed over.
-        ours = await _lock_tenants(connection, {turn.tenant_id for turn in turns.values()})
-        return {endpoint: turn for endpoint, turn in turns.items() if turn.tenant_id in ours}
-    return turns
-
-
-async def _lock_tenants(connection: Connection, tenant_ids: set[str]) -> set[str]:
-    given: Any = func.unnest(bindparam("tenants", sorted(tenant_ids), type_=ARRAY(Text))).column_valued("tenant_id")
-    locked = func.pg_try_advisory_xact_lock(_TENANT_LOCKS, func.hashtext(given))
-    found = await connection.execute(select(given.label("tenant_id"), locked.label("ours")))
-    return {row.tenant_id for row in found if row.ours}
-
-
-async def _leased(connection: Connection, now_ms: int) -> dict[tuple[str, str], int]:
-    found = await connection.execute(
-        select(DUE.c.tenant_id, DUE.c.endpoint, func.count().label("leased"))
-        .where(DUE.c.leased_at_ms.is_not(None), DUE.c.due_at_ms > now_ms)
-        .group_by(DUE.c.tenant_id, DUE.c.endpoint)
-    )
-    return {(row.tenant_id, row.endpoint): row.leased for row in found}
-
-
-async def _heads(connection: Connection, endpoints: Sequence[str], count: int) -> dict[str, list[_Head]]:
-    """Return the first of each line and one more, which tells whether the line goes on."""
-    heads: defaultdict[str, list[_Head]] = defaultdict(list)
-    for first in range(0, len(endpoints), _LINES_AT_ONCE):
-        names = endpoints[first : first + _LINES_AT_ONCE]
-        parameters: dict[str, object] = {f"line_{place}": name for place, name in enumerate(names)}
-        unused = {f"line_{place}": "" for place in range(len(names), _LINES_AT_ONCE)}
-        found = await connection.execute(_HEADS, {**parameters, **unused, "heads": count + 1})
-        for row in found:
-            heads[row.endpoint].append(_Head(delivery_id=row.delivery_id, token=row.token))
-    return heads
-
-
-async def _set_turns(connection: Connection, endpoints: Sequence[str], turn_at_ms: int | None) -> None:
-    if endpoints:
-        await connection.execute(
-            update(ENDPOINTS).where(ENDPOINTS.c.endpoint.in_(endpoints)).values(turn_at_ms=turn_at_ms)
-        )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import and_, delete, func, select, update
 
 from servicekit.clock import from_milliseconds, to_milliseconds
 from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.paging import PageRequest
+from services.delivery import sql_webhook_attempts as attempts
 from services.delivery import sql_webhook_queue as queue
+from services.delivery import sql_webhook_turns as turns
 from services.delivery import webhook_rows as rows
 from services.delivery.sql_statements import newest_first
-from services.delivery.webhook_schedule import STREAK_ENDS_AFTER, streak_after_failure
+from services.delivery.webhook_schedule import STREAK_ENDS_AFTER
 from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits, Recorded
 from services.delivery.webhook_tables import WEBHOOK_ATTEMPTS as ATTEMPTS
 from services.delivery.webhook_tables import WEBHOOK_DUE as DUE
@@ -24,34 +25,6 @@ from services.delivery.webhook_tables import WEBHOOK_ENDPOINTS as ENDPOINTS
 from services.delivery.webhook_tables import WEBHOOKS
 from services.delivery.webhooks import WebhookDelivery, WebhookFilter, WebhookLog, WebhookStatus
 
-CUT_OFF: Final = "the process that made this attempt stopped before it knew the outcome"
-
-# Parameters are named so as not to be taken for columns: `at_` for which row, `to_` for what it becomes.
-_THIS_ATTEMPT: Final = and_(ATTEMPTS.c.delivery_id == bindparam("at_id"), ATTEMPTS.c.number == bindparam("at_number"))
-_FINISH_ATTEMPT: Final = (
-    update(ATTEMPTS)
-    .where(_THIS_ATTEMPT)
-    .values(
-        finished_at_ms=bindparam("to_finished_at_ms"),
-        url=bindparam("to_url"),
-        status_code=bindparam("to_status_code"),
-        milliseconds=bindparam("to_milliseconds"),
-        problem=bindparam("to_problem"),
-        excerpt=bindparam("to_excerpt"),
-    )
-)
-_FINISH_DELIVERY: Final = (
-    update(WEBHOOKS)
-    .where(WEBHOOKS.c.id == bindparam("at_id"))
-    .values(
-        status=bindparam("to_status"),
-        attempts=bindparam("to_attempts"),
-        problem=bindparam("to_problem"),
-        next_at_ms=bindparam("to_next_at_ms"),
-        finished_at_ms=bindparam("to_finished_at_ms"),
-        given_up_at_ms=bindparam("to_given_up_at_ms"),
-    )
-)
 _GIVEN_UP: Final = WEBHOOKS.c.given_up_at_ms.is_not(None)
 
 
@@ -69,10 +42,13 @@ class SqlWebhookStore:
     async def claim(self, *, now: datetime, lease_until: datetime, limits: Limits) -> list[ClaimedWebhook]:
         """Let lines fill, take turns, and write the log, in one transaction."""
         now_ms = to_milliseconds(now)
-        async with self._database.write() as connection:
+
+        async def work(connection: Connection) -> list[ClaimedWebhook]:
             await queue.promote(connection, now_ms)
-            tokens = await queue.take(connection, limits, now_ms)
-            return await _begun(connection, tokens, now_ms, to_milliseconds(lease_until))
+            tokens = await turns.take(connection, limits, now_ms)
+            return await attempts.begin(connection, tokens, now_ms, to_milliseconds(lease_until))
+
+        return await self._database.run_write(work, rows=limits.in_all)
 
     async def fill_lines(self, now: datetime) -> bool:
         """Promote once more, in a transaction of its own, so that messages can be written in between."""
@@ -92,22 +68,24 @@ class SqlWebhookStore:
 
     async def finish(self, finished: Sequence[FinishedWebhook]) -> list[Recorded]:
         """Close attempts that still carry the caller's token, and move their deliveries and endpoints on."""
-        async with self._database.write() as connection:
-            streaks = await _lock_streaks(connection, finished)
+
+        async def work(connection: Connection) -> list[Recorded]:
+            streaks = await attempts.lock_streaks(connection, finished)
             held = await queue.lock(connection, [each.delivery_id for each in finished])
             verdicts = [held.get(each.delivery_id) == each.token for each in finished]
             mine = [each for each, is_mine in zip(finished, verdicts, strict=True) if is_mine]
             if not mine:
                 return [Recorded(kept=False)] * len(finished)
-            await _close(connection, sorted(mine, key=lambda each: each.delivery_id))
-            await _forget(connection, [each.delivery_id for each in mine if not each.is_wanted])
-            await _keep_streaks(connection, mine, streaks)
+            await attempts.close(connection, sorted(mine, key=lambda each: each.delivery_id))
+            await attempts.keep_streaks(connection, mine, streaks)
             now_ms = to_milliseconds(max(each.finished_at for each in mine))
             await queue.give_turns(connection, {each.endpoint for each in mine}, now_ms)
             return [
                 Recorded(kept=is_mine, failing_since=rows.moment(streaks[each.endpoint].since_ms) if is_mine else None)
                 for each, is_mine in zip(finished, verdicts, strict=True)
             ]
+
+        return await self._database.run_write(work, rows=len(finished))
 
     async def release_leases(self, now: datetime) -> int:
         """Make claimed rows wait for now."""
@@ -242,128 +220,6 @@ class SqlWebhookStore:
                 await connection.execute(delete(WEBHOOKS).where(WEBHOOKS.c.id.in_(ids)))
             await queue.remove_idle_endpoints(connection, to_milliseconds(before - STREAK_ENDS_AFTER), limit)
             return len(ids)
-
-
-async def _begun(
-    connection: Connection, tokens: Mapping[str, int], now_ms: int, lease_until_ms: int
-) -> list[ClaimedWebhook]:
-    """Lease chosen deliveries, given with their tokens, and write their attempts as begun."""
-    if not tokens:
-        return []
-    await queue.lease(connection, list(tokens), now_ms, lease_until_ms)
-    found = await connection.execute(select(WEBHOOKS).where(WEBHOOKS.c.id.in_(list(tokens))))
-    deliveries = {row.id: rows.delivery(row) for row in found}
-    if removed := tokens.keys() - deliveries.keys():
-        # Somebody has deleted rows by hand: a place in the queue without a delivery must not stop all others.
-        await queue.leave(connection, sorted(removed))
-    claimed = [
-        ClaimedWebhook(delivery=deliveries[each], number=deliveries[each].attempts + 1, token=token + 1)
-        for each, token in tokens.items()
-        if each in deliveries
-    ]
-    if claimed:
-        await _log_begin(connection, claimed, now_ms)
-    return claimed
-
-
-async def _log_begin(connection: Connection, claimed: Sequence[ClaimedWebhook], now_ms: int) -> None:
-    ids = [each.delivery.id for each in claimed]
-    tried = [each.delivery.id for each in claimed if each.number > 1]
-    if tried:
-        await connection.execute(
-            update(ATTEMPTS)
-            .where(ATTEMPTS.c.delivery_id.in_(tried), ATTEMPTS.c.finished_at_ms.is_(None))
-            .values(finished_at_ms=now_ms, problem=CUT_OFF)
-        )
-    await connection.execute(
-        update(WEBHOOKS).where(WEBHOOKS.c.id.in_(ids)).values(attempts=WEBHOOKS.c.attempts + 1, next_at_ms=None)
-    )
-    await connection.execute(
-        insert(ATTEMPTS), [rows.new_attempt(each.delivery.id, each.number, now_ms) for each in claimed]
-    )
-
-
-async def _close(connection: Connection, finished: Sequence[FinishedWebhook]) -> None:
-    """Write outcomes into the log and into the deliveries, and let these leave the queue or wait again."""
-    called = [rows.finished_attempt(each) for each in finished if each.called]
-    if called:
-        await connection.execute(_FINISH_ATTEMPT, called)
-    uncalled = [{"at_id": each.delivery_id, "at_number": each.number} for each in finished if not each.called]
-    if uncalled:
-        await connection.execute(delete(ATTEMPTS).where(_THIS_ATTEMPT), uncalled)
-    await connection.execute(_FINISH_DELIVERY, [rows.finished_delivery(each) for each in finished])
-    done = [each.delivery_id for each in finished if each.retry_at is None]
-    if done:
-        await queue.leave(connection, done)
-    again = {each.delivery_id: to_milliseconds(each.retry_at) for each in finished if each.retry_at is not None}
-    if again:
-        await queue.wait_again(connection, again)
-
-
-class _Streak(NamedTuple):
-    """The failures of an endpoint since it last succeeded, all of them of one URL."""
-
-    since_ms: int | None = None
-    last_ms: int | None = None
-    url_sha256: bytes | None = None
-
-    def after(self, finished: FinishedWebhook) -> _Streak:
-        if finished.status is WebhookStatus.DELIVERED:
-            return _NO_STREAK
-        url_sha256 = hashlib.sha256(finished.url.encode()).digest()
-        # Its owner may have given it another URL, which has not failed yet.
-        goes_on = self.url_sha256 in (None, url_sha256)
-        since, last = (rows.moment(each) if goes_on else None for each in (self.since_ms, self.last_ms))
-        since = streak_after_failure(since, last, finished.finished_at)
-        return _Streak(to_milliseconds(since), to_milliseconds(finished.finished_at), url_sha256)
-
-
-_NO_STREAK: Final = _Streak()
-
-
-async def _lock_streaks(connection: Connection, finished: Sequence[FinishedWebhook]) -> dict[str, _Streak]:
-    names = sorted({each.endpoint for each in finished})
-    found = await connection.execute(
-        select(
-            ENDPOINTS.c.endpoint, ENDPOINTS.c.failing_since_ms, ENDPOINTS.c.failed_at_ms, ENDPOINTS.c.failing_url_sha256
-        )
-        .where(ENDPOINTS.c.endpoint.in_(names))
-        .order_by(ENDPOINTS.c.endpoint)
-        .with_for_update()
-    )
-    return dict.fromkeys(names, _NO_STREAK) | {endpoint: _Streak(*streak) for endpoint, *streak in found}
-
-
-async def _forget(connection: Connection, delivery_ids: Sequence[str]) -> None:
-    if delivery_ids:
-        await connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.delivery_id.in_(delivery_ids)))
-        await connection.execute(delete(WEBHOOKS).where(WEBHOOKS.c.id.in_(delivery_ids)))
-
-
-async def _keep_streaks(
-    connection: Connection, finished: Sequence[FinishedWebhook], streaks: dict[str, _Streak]
-) -> None:
-    """Move the streaks of failures on, and write those that have changed."""
-    before = dict(streaks)
-    for each in sorted(finished, key=lambda each: each.finished_at):
-        if each.called:
-            streaks[each.endpoint] = streaks[each.endpoint].after(each)
-    changed: list[dict[str, Any]] = [
-        {"at_endpoint": endpoint, "to_since_ms": since, "to_failed_ms": failed, "to_url_sha256": url_sha256}
-        for endpoint, (since, failed, url_sha256) in sorted(streaks.items())
-        if before[endpoint] != streaks[endpoint]
-    ]
-    if changed:
-        await connection.execute(
-            update(ENDPOINTS)
-            .where(ENDPOINTS.c.endpoint == bindparam("at_endpoint"))
-            .values(
-                failing_since_ms=bindparam("to_since_ms"),
-                failed_at_ms=bindparam("to_failed_ms"),
-                failing_url_sha256=bindparam("to_url_sha256"),
-            ),
-            changed,
-        )
 
 
 async def _replay(connection: Connection, entries: Sequence[tuple[str, str, str]], now_ms: int) -> None:

@@ -17,7 +17,8 @@ from servicekit import ids, migrations
 from servicekit.database import Database
 from servicekit.paging import PageRequest
 from services.delivery import service, sql_webhook_queue
-from services.delivery.sql_webhooks import CUT_OFF, SqlWebhookStore
+from services.delivery.sql_webhook_attempts import CUT_OFF
+from services.delivery.sql_webhooks import SqlWebhookStore
 from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits
 from services.delivery.webhooks import (
     Destination,
@@ -787,3 +788,16 @@ async def test_forgets_endpoints_that_nothing_waits_for(store, database):
     async with database.read() as connection:
         left = await connection.execute(text("SELECT endpoint FROM delivery_webhook_endpoints"))
     assert [row.endpoint for row in left] == ["integration:wkh_failing"]
+
+
+async def test_places_without_a_delivery_do_not_take_the_turn_of_those_behind_them(store, database):
+    lost = [new_delivery() for _ in range(4)]
+    await store.add(lost)
+    kept = [new_delivery() for _ in range(3)]
+    await store.add(kept)
+    async with database.write() as connection:
+        for delivery in lost:
+            await connection.execute(text(f"DELETE FROM delivery_webhooks WHERE id = '{delivery.id}'"))
+
+    assert await claim(store) == []
+    assert [each.delivery.id for each in await claim(store)] == [each.id for each in kept]
