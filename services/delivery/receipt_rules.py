@@ -13,7 +13,7 @@ from services.delivery.domain import Outcome, Status, status_after_receipt
 PARKED_FOR: Final = timedelta(hours=24)
 PARKED_PER_CARRIER: Final = 10_000
 # Nothing of such an attempt can reach the handset any more.
-_OVER: Final = frozenset({Outcome.REFUSED, Outcome.TRY_LATER})
+OVER: Final = frozenset({Outcome.REFUSED, Outcome.TRY_LATER})
 
 
 class Place(NamedTuple):
@@ -44,7 +44,7 @@ def after_receipt(standing: Standing, *, attempt: int, part: int, told: Status) 
         parts = {**parts, (attempt, part): status_after_receipt(parts[attempt, part], told)}
         told = rolled_up(status for (number, _), status in parts.items() if number == attempt)
     newest = max(standing.attempts)
-    newer_may_arrive = attempt < newest and standing.attempts[newest] not in _OVER
+    newer_may_arrive = attempt < newest and standing.attempts[newest] not in OVER
     status = status_after_receipt(standing.status, told, newer_may_arrive=newer_may_arrive)
     return replace(standing, status=status, parts=parts)
 

@@ -13,7 +13,7 @@ from servicekit.connection import Connection
 from servicekit.ids import is_id
 from services.delivery import rows, sql_opt_outs, sql_parked_receipts, sql_queue
 from services.delivery.domain import FailureReason, Outcome, Receipt, Status
-from services.delivery.receipt_rules import Place, Standing, after_receipt
+from services.delivery.receipt_rules import OVER, Place, Standing, after_receipt
 from services.delivery.sql_opt_outs import Refused
 from services.delivery.sql_statements import DELETE_DUE, UPDATE_MESSAGE, at, insert_ignoring, shards_of
 from services.delivery.store import ReceiptResult
@@ -70,11 +70,14 @@ class Known:
     def meant_by(self, receipt: Receipt) -> int | None:
         """Return the newest attempt that a receipt of its carrier can be about; None when that has made none.
 
-        A receipt with another id than an attempt's is about another attempt, as long as there is one without an id.
+        A receipt with another id than an attempt's is about another attempt, as long as there is one without an id of
+        which anything may have arrived.
         """
         attempts = self.attempts_of(receipt.carrier)
-        has_id = bool(receipt.carrier_message_id)
-        nameless = [number for number in attempts if not (has_id and self.attempts[number].carrier_id)]
+        if not receipt.carrier_message_id:
+            return max(attempts, default=None)
+        known = ((number, self.attempts[number]) for number in attempts)
+        nameless = [number for number, each in known if not each.carrier_id and each.outcome not in OVER]
         return max(nameless or attempts, default=None)
 
     def has_open_attempt_of(self, carrier: str) -> bool:
@@ -212,10 +215,13 @@ def _placed(receipt: Receipt, by_id: PlacesById, known: Mapping[str, Known]) -> 
     attempt = message.meant_by(receipt) if message else None
     if message is None or attempt is None:
         return ReceiptResult.UNKNOWN
-    if receipt.carrier_message_id and message.is_long and message.has_open_attempt_of(receipt.carrier):
+    attempts = message.attempts_of(receipt.carrier)
+    # An id that nobody knows may be a part's, or an older attempt's, as long as those of the open one are not there.
+    may_be_anothers = message.is_long or len(attempts) > 1
+    if receipt.carrier_message_id and may_be_anothers and message.has_open_attempt_of(receipt.carrier):
         return ReceiptResult.PARKED
     # The carrier's first attempt names the row, so that a repeat finds it after a further one.
-    return Placed(receipt, Place(receipt.message_id, min(message.attempts_of(receipt.carrier)), 0), attempt)
+    return Placed(receipt, Place(receipt.message_id, min(attempts), 0), attempt)
 
 
 async def _record(connection: Connection, told: Sequence[Placed]) -> set[tuple[Place, Status]]:

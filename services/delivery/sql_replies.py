@@ -166,11 +166,14 @@ def _is_ours(table: Table, reply: Reply) -> ColumnElement[bool]:
 
 
 async def _numbers_of_ours(connection: Connection, reply: Reply, candidates: Sequence[Message]) -> set[str]:
-    """Return the senders that an opt-out binds: also the unnamed one, where the carrier chooses numbers.
+    """Return the senders that an opt-out binds: also the unnamed one, where the carrier chose the number.
 
-    That is asked of what outlives messages: STOP holds, and START lifts it, however long ago the last one went.
+    That is asked of what outlives messages: STOP holds, and START lifts it, however long ago the last one went. A
+    number that somebody has named as a sender there is that one and no other.
     """
-    chosen_by_carrier = select(exists().where(SENDERS.c.sender == "", SENDERS.c.carrier == reply.carrier))
+    of_carrier = SENDERS.c.carrier == reply.carrier
+    is_named = exists().where(SENDERS.c.sender.in_(spellings(reply.recipient)), of_carrier)
+    chosen_by_carrier = select(and_(exists().where(SENDERS.c.sender == "", of_carrier), ~is_named))
     if any(not message.sender for message in candidates) or await connection.scalar(chosen_by_carrier):
         return {reply.recipient, ""}
     return {reply.recipient}

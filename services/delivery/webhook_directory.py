@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit import clients
 from servicekit.clock import Clock, to_milliseconds
-from servicekit.errors import ServiceError
+from servicekit.errors import ServiceError, UnavailableError
 from servicekit.fresh_cache import FreshCache
 from services.delivery.announcements import Owner, Subscriptions
 from services.delivery.deliver_webhooks import Target
@@ -56,6 +56,8 @@ class WebhookDirectory:
         answer = await self._answers.get(owner)
         webhook = answer.integration.outbound if to.kind is DestinationKind.INTEGRATION else answer.webhook
         if not webhook.url or delivery.event not in webhook.events:
+            if self.known_lately(owner) is None:
+                raise UnavailableError("Integrations can not be asked just now: somebody may want this event by now.")
             return None
         return Target(url=webhook.url, secrets=self._in_force(webhook), is_enabled=webhook.enabled)
 

@@ -181,6 +181,37 @@ async def test_believes_an_id_of_another_form_where_every_attempt_has_one(store)
     assert await status(store, message_id) is Status.UNDELIVERED
 
 
+async def test_believes_an_id_of_another_form_of_the_attempt_that_was_not_refused(store):
+    message = new_message()
+    await store.add([message])
+    await store.finish([refused_for_now(await start(store))])
+    decide = lambda _due: Begin(carrier="main", sender="+6511111111")  # noqa: E731
+    (taken,) = await claim(store, now=LATER, decide=decide)
+    await store.finish([finished(taken, carrier_message_id="0x1F")])
+
+    opted_out = Failure(reason=FailureReason.OPTED_OUT)
+    receipt = by_id("31", Status.UNDELIVERED, message_id=message.id, failure=opted_out)
+    assert await store.apply_receipts([receipt]) == [APPLIED]
+
+    assert await status(store, message.id) is Status.UNDELIVERED
+    again = new_message()
+    await store.add([again])
+    assert await claim(store, now=LATER, decide=decide) == []
+    assert await status(store, again.id) is Status.SUPPRESSED
+
+
+async def test_waits_for_the_id_of_the_attempt_under_way_before_it_believes_one_that_nobody_knows(store):
+    message_id, (_, second) = await resent(store, "main", "main")
+
+    assert await store.apply_receipts([by_id("c-1", Status.UNDELIVERED, message_id=message_id)]) == [PARKED]
+    await store.finish([finished(second, carrier_message_id="c-2")])
+    await store.settle_parked(10, since=NOW - timedelta(hours=1))
+    assert await status(store, message_id) is Status.SENT
+
+    await store.apply_receipts([by_id("c-2", Status.DELIVERED, message_id=message_id)])
+    assert await status(store, message_id) is Status.DELIVERED
+
+
 async def test_takes_an_id_that_the_carrier_used_before_for_the_newer_message(store):
     older = await sent(store, "c-1")
     newer = await sent(store, "c-1", created_at=NOW + timedelta(seconds=1))

@@ -482,6 +482,29 @@ async def test_binds_and_frees_the_unnamed_sender_however_long_ago_the_last_mess
     assert len(await stores.send(new_message(**soon), sender="", carrier="pool", at=at)) == 1
 
 
+@pytest.mark.parametrize("word", ["YES", "START"])
+async def test_a_word_to_a_named_number_does_not_lift_the_opt_out_from_the_unnamed_sender(stores, word):
+    await stores.send(new_message(), sender="", carrier="pool")
+    await stores.add(said("STOP", carrier="pool"))
+    long_after = NOW + LONGEST_WINDOW * 2
+    soon = {"created_at": long_after, "valid_until": long_after + timedelta(hours=4)}
+    at = long_after + timedelta(minutes=1)
+
+    await stores.send(new_message(**soon), sender=OUR_OTHER, carrier="pool", at=at)
+    await stores.add(said(word, carrier="pool", recipient=OUR_OTHER, received_at=at))
+
+    assert await stores.send(new_message(**soon), sender="", carrier="pool", at=at) == []
+
+
+async def test_an_opt_out_from_a_named_number_leaves_the_unnamed_sender_alone(stores):
+    await stores.send(new_message(tenant_id="ten_other", to="+6590000001"), sender="", carrier="pool")
+    await stores.send(new_message(), sender=OUR_OTHER, carrier="pool")
+
+    await stores.add(said("STOP", carrier="pool", recipient=OUR_OTHER))
+
+    assert len(await stores.send(new_message(tenant_id="ten_other"), sender="", carrier="pool", at=LATER)) == 1
+
+
 async def test_binds_an_opt_out_of_somebody_whom_no_message_went_to(stores):
     await stores.add(said("STOP"))
 

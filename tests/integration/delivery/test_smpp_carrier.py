@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from itertools import pairwise
 
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -303,6 +304,33 @@ async def test_a_late_answer_makes_known_what_was_unknown_and_nothing_is_sent_ag
     assert (events.receipts[0].message_id, events.receipts[0].status) == ("msg_1", Status.SENT)
     assert isinstance(again, Taken)
     assert len(smsc.submits) == 1
+
+
+async def test_a_late_answer_for_a_part_is_told_with_the_ids_of_all_by_the_next_attempt(smsc, connect, clock, events):
+    open_now = asyncio.Event()
+
+    async def late(submit):
+        if submit.short_message[5] == 2:
+            await open_now.wait()
+        return Treatment()
+
+    smsc.treat, smsc.tells = late, False
+    carrier = await connect()
+    sending = asyncio.create_task(carrier.send(message(text=LONG)))
+    await until(lambda: len(smsc.submits) == 3)
+    clock.advance(ANSWER_SECONDS)
+    first = await sending
+
+    with structlog.testing.capture_logs() as logs:
+        open_now.set()
+        await until(lambda: any(line["event"] == "an answer came late" for line in logs))
+    again = await carrier.send(message(text=LONG))
+
+    assert isinstance(first, Unknown)
+    assert events.receipts == []
+    assert isinstance(again, Taken)
+    assert len(set(again.part_ids)) == 3
+    assert len(smsc.submits) == 3
 
 
 async def test_a_refused_first_part_keeps_the_others_from_being_sent(smsc, connect):

@@ -201,7 +201,8 @@ class SmppCarrier:
             return
         self._note(message, progress, number, answer)
         log.info("an answer came late", carrier=self.name, message=message.message_id)
-        if progress.given_up and not progress.missing:
+        # Of several parts the store needs each id: the next attempt has nothing to submit any more, and brings them.
+        if progress.given_up and progress.total == 1:
             self._keep_task(asyncio.create_task(self._tell_taken(message, progress)))
 
     async def _tell_taken(self, message: OutboundMessage, progress: Progress) -> None:
