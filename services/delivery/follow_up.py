@@ -148,15 +148,16 @@ class FollowUp:
             lambda after: self._store.in_doubt(carrier, unchanged_since=before, after=after, limit=LOOK_UPS_IN_ROUND),
         )
         kind = (carrier, "sent")
-        if kind not in self._stopped_at:
-            began_at, self._began_at[carrier] = self._began_at.get(carrier), now
-            self._turn_seconds[carrier] = (now - began_at).total_seconds() if began_at else math.inf
+        is_first = kind not in self._stopped_at
         sent = await self._next_page(
             kind,
             lambda after: self._store.awaiting_receipt(
                 carrier, sent_after=now - LOOKED_UP_FOR, sent_before=before, after=after, limit=LOOK_UPS_IN_ROUND
             ),
         )
+        if is_first:  # and was read: a turn that could not be begun is made up for
+            began_at, self._began_at[carrier] = self._began_at.get(carrier), now
+            self._turn_seconds[carrier] = (now - began_at).total_seconds() if began_at else math.inf
         return in_doubt + [message for message in sent if self._is_to_be_asked_about(message, now)]
 
     def _is_to_be_asked_about(self, message: Message, now: datetime) -> bool:
@@ -169,9 +170,11 @@ class FollowUp:
         self, kind: tuple[str, str], read: Callable[[Message | None], Awaitable[list[Message]]]
     ) -> list[Message]:
         # Each round goes on behind the last one, so that messages which a carrier never settles starve no others.
-        page = await read(self._stopped_at.pop(kind, None))
+        page = await read(self._stopped_at.get(kind))
         if len(page) == LOOK_UPS_IN_ROUND:
             self._stopped_at[kind] = page[-1]
+        else:
+            self._stopped_at.pop(kind, None)
         return page
 
     async def _look_up(self, carrier: Carrier, message: Message, gate: asyncio.Semaphore) -> bool:

@@ -1,4 +1,4 @@
-"""Forget what is old and move what is lost, in small steps, so that nothing else waits for it."""
+"""Forgets what is old and moves what is lost, in small steps, so that nothing else waits for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Final, Protocol
 import structlog
 
 from servicekit.clock import Clock
+from servicekit.errors import UnavailableError
 from services.delivery.receipt_rules import PARKED_FOR, PARKED_PER_CARRIER
 from services.delivery.store import MessageStore
 
 STEP: Final = 500
 PAUSE_SECONDS: Final = 0.05
+# Two processes with other routes each would move the same messages back and forth.
+ADOPTED_AT_MOST: Final = 20 * STEP
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +31,7 @@ class ForgetsReplies(Protocol):
 class Housekeeping:
     """Deletes old messages and replies, keys that count no more, and receipts that nothing claims.
 
-    First it pours the queues of routes that are gone into that of the last route: again and again, because beside
+    At last it pours the queues of routes that are gone into that of the last route: again and again, because beside
     this process there may be one that still has such a route, until all are replaced.
     """
 
@@ -51,7 +54,6 @@ class Housekeeping:
 
     async def clean(self) -> int:
         """Do all that is due; return how many messages were deleted."""
-        await self._adopt()
         for shard in self._shards:
             while await self._store.expire(shard, self._clock.now(), STEP):
                 await self._clock.sleep(PAUSE_SECONDS)
@@ -68,15 +70,20 @@ class Housekeeping:
         await self._forget_parked()
         if removed:
             log.info("old messages removed", messages=removed)
+        await self._adopt()
         return removed
 
     async def _adopt(self) -> None:
         adopted, into = 0, self._routes[-1]
-        while count := await self._store.adopt_queues(self._routes, into, self._clock.now(), STEP):
-            adopted += count
-            if count < STEP:
-                break  # for a process with other routes may be moving them back
-            await self._clock.sleep(PAUSE_SECONDS)
+        try:
+            while count := await self._store.adopt_queues(self._routes, into, self._clock.now(), STEP):
+                adopted += count
+                if count < STEP or adopted >= ADOPTED_AT_MOST:
+                    break
+                await self._clock.sleep(PAUSE_SECONDS)
+        except UnavailableError as error:
+            # It looks through the whole queue, which takes too long where millions wait; the next round tries again.
+            log.warning("not looked for messages whose route is gone", error=str(error))
         if adopted:
             log.warning("messages moved that waited for a route which is gone", messages=adopted, route=into)
 

@@ -44,6 +44,8 @@ class FakeStore:
         return _page(self.doubtful, carrier, after, limit)
 
     async def awaiting_receipt(self, carrier, *, sent_after, sent_before, after, limit):
+        if self.is_down:
+            raise UnavailableError("The database can not be used just now.")
         between = [message for message in self.sent if sent_after < message.sent_at < sent_before]
         return _page(between, carrier, after, limit)
 
@@ -202,6 +204,40 @@ async def test_asks_about_a_message_less_and_less_often_and_in_the_end_no_more(f
     gaps = [(later - earlier) / earlier for earlier, later in itertools.pairwise(asked_at) if earlier > 60]
     assert 0.1 < min(gaps) < max(gaps) < 0.3
     assert 2 * 86_400 < asked_at[-1] < 3 * 86_400
+
+
+async def test_makes_up_for_the_turn_in_which_the_database_was_away(following, store, carrier, clock):
+    store.sent = waiting(1)
+    for _ in range(1800):
+        await following.look_up_missing()
+        clock.advance(2)
+    asked = len(carrier.asked)
+
+    store.is_down = True
+    for _ in range(450):  # a quarter of its age, in which it would have been asked about once
+        with pytest.raises(UnavailableError):
+            await following.look_up_missing()
+        clock.advance(2)
+    store.is_down = False
+    await following.look_up_missing()
+
+    assert len(carrier.asked) == asked + 1
+
+
+async def test_goes_on_behind_the_page_before_which_the_database_was_away(
+    following, store, carrier, clock, monkeypatch
+):
+    monkeypatch.setattr(follow_up, "LOOK_UPS_IN_ROUND", 10)
+    store.sent = waiting(15)
+
+    await following.look_up_missing()
+    store.is_down = True
+    with pytest.raises(UnavailableError):
+        await following.look_up_missing()
+    store.is_down = False
+    await following.look_up_missing()
+
+    assert carrier.asked == [message.id for message in store.sent]
 
 
 async def test_a_process_that_has_just_started_asks_about_all(store, carrier, clock):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from services.delivery.housekeeping import STEP, Housekeeping
+from servicekit.errors import UnavailableError
+from services.delivery.housekeeping import ADOPTED_AT_MOST, STEP, Housekeeping
 from services.delivery.receipt_rules import PARKED_FOR, PARKED_PER_CARRIER
 
 
@@ -20,11 +21,14 @@ class FullStore:
         self.replies = replies
         self.replies_before = None
         self.strange = 0
+        self.is_too_long = False
         self.adopting = None
         self.steps: list[int] = []
         self.before = None
 
     async def adopt_queues(self, routes, into, now, limit):
+        if self.is_too_long:
+            raise UnavailableError("The database can not be used just now. Send the request again.")
         self.adopting = (routes, into)
         adopted = min(limit, self.strange)
         self.strange -= adopted
@@ -123,3 +127,30 @@ async def test_pours_the_queues_of_routes_that_are_gone_into_the_last_one_each_t
 
         assert store.strange == 0
         assert store.adopting == (["first", "rest"], "rest")
+
+
+async def test_moves_no_more_at_once_than_so_many(clock):
+    store = FullStore({0: 0}, keys=0)
+    store.strange = 3 * ADOPTED_AT_MOST
+
+    cleaning = asyncio.create_task(housekeeping(store, clock).clean())
+    while not cleaning.done():
+        await asyncio.sleep(0)
+        if clock.sleepers:
+            clock.advance(1)
+
+    assert store.strange == 2 * ADOPTED_AT_MOST
+
+
+async def test_forgets_what_is_old_where_the_queue_is_too_long_to_be_looked_through(clock):
+    store = FullStore({0: 1}, keys=1, parked=1, replies=1)
+    store.is_too_long = True
+
+    cleaning = asyncio.create_task(housekeeping(store, clock).clean())
+    while not cleaning.done():
+        await asyncio.sleep(0)
+        if clock.sleepers:
+            clock.advance(1)
+
+    assert await cleaning == 1
+    assert (store.messages, store.keys, store.parked, store.replies) == ({0: 0}, 0, 0, 0)
