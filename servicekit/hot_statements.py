@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     insert,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
@@ -81,6 +82,19 @@ def inserting(table: Table) -> HotStatement:
     """Return the insert of whole rows, their values in the order of the table's columns."""
     names = [column.name for column in table.columns]
     return HotStatement(_insert(table, names), names)
+
+
+def inserting_new(table: Table) -> HotStatement:
+    """Return the insert of whole rows, as `inserting` does, which leaves rows alone that are there already."""
+    names = [column.name for column in table.columns]
+
+    def written(engine: str) -> Executable:
+        dialect = postgresql if engine == "postgresql" else sqlite
+        statement = dialect.insert(table).values({name: bindparam(name) for name in names})
+        unless_there: Executable = statement.on_conflict_do_nothing()
+        return unless_there
+
+    return HotStatement(written, names)
 
 
 def _insert(table: Table, names: Sequence[str]) -> Insert:

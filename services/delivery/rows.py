@@ -143,18 +143,16 @@ def finished_message(attempt: FinishedAttempt) -> tuple[Any, ...]:
     )
 
 
-def new_receipt(receipt: Receipt, place: Place) -> dict[str, object]:
-    """Return the row of a receipt about a message, or a part of it."""
-    return {
-        "shard": shard_of(place.message_id),
-        "message_id": place.message_id,
-        "attempt": place.attempt,
-        "part": place.part,
-        "status": receipt.status.value,
-        **failure_columns(receipt.failure),
-        "detail": receipt.detail,
-        "received_at_ms": to_milliseconds(receipt.received_at),
-    }
+def new_receipt(receipt: Receipt, place: Place) -> tuple[Any, ...]:
+    """Return the row of a receipt about a message, or a part of it, in the order of its columns."""
+    return (
+        shard_of(place.message_id),
+        *place,
+        receipt.status.value,
+        *_failure_values(receipt.failure),
+        receipt.detail,
+        to_milliseconds(receipt.received_at),
+    )
 
 
 def parked_receipt(receipt: Receipt) -> dict[str, object]:
@@ -170,19 +168,17 @@ def parked_receipt(receipt: Receipt) -> dict[str, object]:
     }
 
 
-def message_after_receipt(message_id: str, receipt: Receipt, status: Status) -> dict[str, object]:
-    """Return what a receipt changes in its message."""
+def message_after_receipt(message_id: str, receipt: Receipt, status: Status) -> tuple[Any, ...]:
+    """Return what a receipt changes in its message: its key, then what its columns become."""
     received_at_ms = to_milliseconds(receipt.received_at)
-    failure = failure_columns(receipt.failure)
-    return {
-        "at_shard": shard_of(message_id),
-        "at_id": message_id,
-        "to_status": status.value,
-        "to_reason": failure["failure_reason"],
-        "to_code": failure["failure_code"],
-        "to_updated_at_ms": received_at_ms,
-        "to_delivered_at_ms": received_at_ms if status is Status.DELIVERED else None,
-    }
+    return (
+        shard_of(message_id),
+        message_id,
+        status.value,
+        *_failure_values(receipt.failure),
+        received_at_ms,
+        received_at_ms if status is Status.DELIVERED else None,
+    )
 
 
 def failure_columns(failure: Failure | None) -> dict[str, str]:

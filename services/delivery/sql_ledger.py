@@ -12,7 +12,7 @@ from servicekit.connection import Connection
 from servicekit.hot_statements import HotStatement, inserting, one_of
 from services.delivery import rows
 from services.delivery.domain import Attempt, Outcome, Status, shard_of
-from services.delivery.sql_statements import DELETE_DUE, UPDATE_ATTEMPT, UPDATE_DUE, UPDATE_MESSAGE, at, shards_of
+from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_ATTEMPT, UPDATE_DUE, UPDATE_MESSAGE, at, shards_of
 from services.delivery.store import Decision, DueMessage, Finish, FinishedAttempt, Postpone, StartedAttempt
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES, PARTS
 
@@ -88,7 +88,6 @@ _CLOSE: Final = HotStatement(
         "to_carrier_message_id",
     ),
 )  # fmt: skip  # one line per name hides that this is one row
-_LEAVE: Final = HotStatement(DELETE_DUE, ("at_shard", "at_id"))
 _REQUEUE: Final = HotStatement(
     UPDATE_DUE.values(due_at_ms=bindparam("to_due_at_ms"), claimed=False), ("at_shard", "at_id", "to_due_at_ms")
 )
@@ -176,7 +175,7 @@ async def settle_without_attempt(
                 for message_id, finish in finished
             ],
         )
-        await connection.execute(DELETE_DUE, [at(message_id) for message_id, _ in finished])
+        await LEAVE_QUEUE.each(connection, [(shard_of(message_id), message_id) for message_id, _ in finished])
     return len(put_off) + len(finished)
 
 
@@ -214,7 +213,7 @@ async def keep_carrier_ids(connection: Connection, late: Sequence[FinishedAttemp
 async def leave_or_requeue(connection: Connection, attempts: Sequence[FinishedAttempt]) -> None:
     """Take messages out of the due-queue, or let them wait for their retry time."""
     each = [(shard_of(attempt.message_id), attempt.message_id, attempt.retry_at) for attempt in attempts]
-    await _LEAVE.each(connection, [(shard, id_) for shard, id_, retry_at in each if retry_at is None])
+    await LEAVE_QUEUE.each(connection, [(shard, id_) for shard, id_, retry_at in each if retry_at is None])
     await _REQUEUE.each(
         connection, [(shard, id_, to_milliseconds(retry_at)) for shard, id_, retry_at in each if retry_at is not None]
     )

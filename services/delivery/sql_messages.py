@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import ColumnElement, delete, func, select
 
 from servicekit.connection import Connection
+from servicekit.hot_statements import HotStatement, one_of
 from servicekit.ids import new_id
 from servicekit.paging import PageRequest
 from services.delivery import rows
 from services.delivery.domain import TERMINAL, History, Message, MessageFilter, Status, shard_of
 from services.delivery.sql_statements import newest_first, shards_of, wanted_of, within
 from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS, REPLIES
+
+_SEVERAL: Final = HotStatement(
+    select(MESSAGES).where(one_of(MESSAGES.c.shard, "shards"), one_of(MESSAGES.c.id, "ids")), ("shards", "ids")
+)
 
 
 async def one(connection: Connection, tenant_id: str, message_id: str, *, for_update: bool = False) -> Message | None:
@@ -29,10 +35,7 @@ async def several(connection: Connection, message_ids: Sequence[str]) -> list[Me
     """Return the messages that there are of these, in any order."""
     if not message_ids:
         return []
-    found = await connection.execute(
-        select(MESSAGES).where(MESSAGES.c.shard.in_(shards_of(message_ids)), MESSAGES.c.id.in_(message_ids))
-    )
-    return [rows.message(row) for row in found]
+    return [rows.message(row) for row in await _SEVERAL.rows(connection, shards_of(message_ids), list(message_ids))]
 
 
 async def page_of(connection: Connection, tenant_id: str, wanted: MessageFilter, page: PageRequest) -> list[Message]:

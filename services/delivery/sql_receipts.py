@@ -7,27 +7,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, bindparam, func, literal, select, union_all, update
+from sqlalchemy import bindparam, func, literal_column, select, union_all, update
 
 from servicekit.connection import Connection
+from servicekit.hot_statements import HotStatement, inserting, one_of
 from servicekit.ids import is_id
 from services.delivery import rows, sql_opt_outs, sql_parked_receipts, sql_queue
-from services.delivery.domain import FailureReason, Outcome, Receipt, Status
+from services.delivery.domain import FailureReason, Outcome, Receipt, Status, shard_of
 from services.delivery.receipt_rules import OVER, Place, Standing, after_receipt
 from services.delivery.sql_opt_outs import Refused
-from services.delivery.sql_statements import DELETE_DUE, UPDATE_MESSAGE, at, insert_ignoring, shards_of
+from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_MESSAGE, shards_of
 from services.delivery.store import ReceiptResult
 from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS
 
-_MOVE_MESSAGE: Final = UPDATE_MESSAGE.values(
-    status=bindparam("to_status"),
-    failure_reason=bindparam("to_reason"),
-    failure_code=bindparam("to_code"),
-    updated_at_ms=bindparam("to_updated_at_ms"),
-    sent_at_ms=func.coalesce(MESSAGES.c.sent_at_ms, bindparam("to_updated_at_ms")),
-    delivered_at_ms=func.coalesce(bindparam("to_delivered_at_ms"), MESSAGES.c.delivered_at_ms),
+_MOVE_MESSAGE: Final = HotStatement(
+    UPDATE_MESSAGE.values(
+        status=bindparam("to_status"),
+        failure_reason=bindparam("to_reason"),
+        failure_code=bindparam("to_code"),
+        updated_at_ms=bindparam("to_updated_at_ms"),
+        sent_at_ms=func.coalesce(MESSAGES.c.sent_at_ms, bindparam("to_updated_at_ms")),
+        delivered_at_ms=func.coalesce(bindparam("to_delivered_at_ms"), MESSAGES.c.delivered_at_ms),
+    ),
+    ("at_shard", "at_id", "to_status", "to_reason", "to_code", "to_updated_at_ms", "to_delivered_at_ms"),
 )
-_MOVE_PART: Final = (
+_MOVE_PART: Final = HotStatement(
     update(PARTS)
     .where(
         PARTS.c.shard == bindparam("at_shard"),
@@ -35,8 +39,52 @@ _MOVE_PART: Final = (
         PARTS.c.attempt == bindparam("at_attempt"),
         PARTS.c.part == bindparam("at_part"),
     )
-    .values(status=bindparam("to_status"))
+    .values(status=bindparam("to_status")),
+    ("at_shard", "at_id", "at_attempt", "at_part", "to_status"),
 )
+_BY_ID: Final = HotStatement(
+    union_all(
+        select(ATTEMPTS.c.carrier_message_id, ATTEMPTS.c.message_id, ATTEMPTS.c.number, literal_column("0")).where(
+            ATTEMPTS.c.carrier == bindparam("carrier"),
+            one_of(ATTEMPTS.c.carrier_message_id, "ids"),
+            ATTEMPTS.c.carrier_message_id != literal_column("''"),  # as the partial index has it
+        ),
+        select(PARTS.c.carrier_message_id, PARTS.c.message_id, PARTS.c.attempt, PARTS.c.part).where(
+            PARTS.c.carrier == bindparam("carrier"), one_of(PARTS.c.carrier_message_id, "ids")
+        ),
+    ),
+    ("carrier", "ids"),
+)
+_LOCK_MESSAGES: Final = HotStatement(
+    select(MESSAGES.c.id, MESSAGES.c.status, MESSAGES.c.segments)
+    .where(one_of(MESSAGES.c.shard, "shards"), one_of(MESSAGES.c.id, "ids"))
+    .order_by(MESSAGES.c.id)
+    .with_for_update(),
+    ("shards", "ids"),
+)
+_ATTEMPTS_OF: Final = HotStatement(
+    select(
+        ATTEMPTS.c.message_id,
+        ATTEMPTS.c.number,
+        ATTEMPTS.c.carrier,
+        ATTEMPTS.c.outcome,
+        ATTEMPTS.c.carrier_message_id,
+    ).where(one_of(ATTEMPTS.c.shard, "shards"), one_of(ATTEMPTS.c.message_id, "ids")),
+    ("shards", "ids"),
+)
+_PARTS_OF: Final = HotStatement(
+    select(PARTS.c.message_id, PARTS.c.attempt, PARTS.c.part, PARTS.c.status).where(
+        one_of(PARTS.c.shard, "shards"), one_of(PARTS.c.message_id, "ids")
+    ),
+    ("shards", "ids"),
+)
+_RECEIPTS_OF: Final = HotStatement(
+    select(RECEIPTS.c.message_id, RECEIPTS.c.attempt, RECEIPTS.c.part, RECEIPTS.c.status).where(
+        one_of(RECEIPTS.c.shard, "shards"), one_of(RECEIPTS.c.message_id, "ids")
+    ),
+    ("shards", "ids"),
+)
+_RECORD: Final = inserting(RECEIPTS)
 
 # What carriers' own ids stand for, by carrier and id, as far as that is on disk.
 PlacesById = dict[tuple[str, str], list[Place]]
@@ -135,29 +183,10 @@ async def _places_by_id(connection: Connection, receipts: Sequence[Receipt]) -> 
         if receipt.carrier_message_id:
             ids[receipt.carrier].add(receipt.carrier_message_id)
     places: PlacesById = defaultdict(list)
-    if ids:
-        queries = [query for carrier, its_ids in ids.items() for query in _with_ids(carrier, its_ids)]
-        for row in await connection.execute(union_all(*queries)):
-            places[row.carrier, row.carrier_message_id].append(Place(row.message_id, row.attempt, row.part))
+    for carrier, its_ids in ids.items():
+        for carrier_message_id, *place in await _BY_ID.rows(connection, carrier, sorted(its_ids)):
+            places[carrier, carrier_message_id].append(Place(*place))
     return places
-
-
-def _with_ids(carrier: str, ids: set[str]) -> tuple[Select[Any], Select[Any]]:
-    attempts = select(
-        ATTEMPTS.c.carrier,
-        ATTEMPTS.c.carrier_message_id,
-        ATTEMPTS.c.message_id,
-        ATTEMPTS.c.number.label("attempt"),
-        literal(0).label("part"),
-    ).where(
-        ATTEMPTS.c.carrier == carrier,
-        ATTEMPTS.c.carrier_message_id.in_(ids),
-        ATTEMPTS.c.carrier_message_id != literal("", literal_execute=True),  # as the partial index has it
-    )
-    parts = select(
-        PARTS.c.carrier, PARTS.c.carrier_message_id, PARTS.c.message_id, PARTS.c.attempt, PARTS.c.part
-    ).where(PARTS.c.carrier == carrier, PARTS.c.carrier_message_id.in_(ids))
-    return attempts, parts
 
 
 def _messages_of(receipts: Iterable[Receipt], by_id: PlacesById) -> list[str]:
@@ -173,29 +202,14 @@ async def _known_messages(connection: Connection, message_ids: Sequence[str]) ->
     if not message_ids:
         return {}
     await sql_queue.lock(connection, message_ids)
-    shards = shards_of(message_ids)
-    found = await connection.execute(
-        select(MESSAGES.c.id, MESSAGES.c.status, MESSAGES.c.segments)
-        .where(MESSAGES.c.shard.in_(shards), MESSAGES.c.id.in_(message_ids))
-        .order_by(MESSAGES.c.id)
-        .with_for_update()
-    )
-    messages = found.all()
+    theirs = shards_of(message_ids), list(message_ids)
+    messages = await _LOCK_MESSAGES.rows(connection, *theirs)
     attempts: dict[str, dict[int, KnownAttempt]] = defaultdict(dict)
-    columns = (ATTEMPTS.c.message_id, ATTEMPTS.c.number, ATTEMPTS.c.carrier, ATTEMPTS.c.outcome)
-    for message_id, number, carrier, outcome, carrier_id in await connection.execute(
-        select(*columns, ATTEMPTS.c.carrier_message_id).where(
-            ATTEMPTS.c.shard.in_(shards), ATTEMPTS.c.message_id.in_(message_ids)
-        )
-    ):
+    for message_id, number, carrier, outcome, carrier_id in await _ATTEMPTS_OF.rows(connection, *theirs):
         attempts[message_id][number] = KnownAttempt(carrier, Outcome(outcome), carrier_id)
     return {
-        row.id: Known(
-            status=Status(row.status),
-            is_long=row.segments > 1,
-            attempts=attempts[row.id],
-        )
-        for row in messages
+        message_id: Known(status=Status(status), is_long=segments > 1, attempts=attempts[message_id])
+        for message_id, status, segments in messages
     }
 
 
@@ -225,15 +239,18 @@ def _placed(receipt: Receipt, by_id: PlacesById, known: Mapping[str, Known]) -> 
 
 
 async def _record(connection: Connection, told: Sequence[Placed]) -> set[tuple[Place, Status]]:
+    """Write receipts that are not there yet, under their messages' locks; return these."""
     if not told:
         return set()
-    recorded = await connection.execute(
-        insert_ignoring(connection, RECEIPTS).returning(
-            RECEIPTS.c.message_id, RECEIPTS.c.attempt, RECEIPTS.c.part, RECEIPTS.c.status
-        ),
-        [rows.new_receipt(each.receipt, each.place) for each in told],
-    )
-    return {(Place(row.message_id, row.attempt, row.part), Status(row.status)) for row in recorded}
+    ids = sorted({each.place.message_id for each in told})
+    found = await _RECEIPTS_OF.rows(connection, shards_of(ids), ids)
+    known = {(Place(*place), Status(status)) for *place, status in found}
+    new: dict[tuple[Place, Status], Placed] = {}
+    for each in told:
+        if (key := (each.place, each.receipt.status)) not in known:
+            new.setdefault(key, each)
+    await _RECORD.each(connection, [rows.new_receipt(each.receipt, each.place) for each in new.values()])
+    return set(new)
 
 
 async def _move(connection: Connection, told: Sequence[Placed], known: Mapping[str, Known]) -> list[str]:
@@ -242,8 +259,8 @@ async def _move(connection: Connection, told: Sequence[Placed], known: Mapping[s
         message_id: Standing(status=message.status, attempts=message.outcomes, parts=in_parts[message_id])
         for message_id, message in known.items()
     }
-    parts: list[dict[str, object]] = []
-    messages: list[dict[str, object]] = []
+    parts: list[tuple[Any, ...]] = []
+    messages: list[tuple[Any, ...]] = []
     for receipt, place, attempt in told:
         message_id = place.message_id
         before = standings[message_id]
@@ -251,25 +268,20 @@ async def _move(connection: Connection, told: Sequence[Placed], known: Mapping[s
         standings[message_id] = after
         if after.parts != before.parts:
             status = after.parts[attempt, place.part]
-            parts.append({**at(message_id), "at_attempt": attempt, "at_part": place.part, "to_status": status.value})
+            parts.append((shard_of(message_id), message_id, attempt, place.part, status.value))
         if after.status is not before.status:
             messages.append(rows.message_after_receipt(message_id, receipt, after.status))
-    if parts:
-        await connection.execute(_MOVE_PART, parts)
-    if messages:
-        await connection.execute(_MOVE_MESSAGE, messages)
-        # Also `sent`: the carrier has it, so whatever was still to be done must not send it again.
-        await connection.execute(DELETE_DUE, [at(str(row["at_id"])) for row in messages])
-    return [str(row["at_id"]) for row in messages]
+    await _MOVE_PART.each(connection, parts)
+    await _MOVE_MESSAGE.each(connection, messages)
+    # Also `sent`: the carrier has it, so whatever was still to be done must not send it again.
+    await LEAVE_QUEUE.each(connection, [(shard, message_id) for shard, message_id, *_ in messages])
+    return [message_id for _, message_id, *_ in messages]
 
 
 async def _parts(connection: Connection, message_ids: set[str]) -> dict[str, dict[tuple[int, int], Status]]:
     parts: dict[str, dict[tuple[int, int], Status]] = defaultdict(dict)
     if message_ids:
-        for row in await connection.execute(
-            select(PARTS.c.message_id, PARTS.c.attempt, PARTS.c.part, PARTS.c.status).where(
-                PARTS.c.shard.in_(shards_of(message_ids)), PARTS.c.message_id.in_(message_ids)
-            )
-        ):
-            parts[row.message_id][row.attempt, row.part] = Status(row.status)
+        found = await _PARTS_OF.rows(connection, shards_of(message_ids), sorted(message_ids))
+        for message_id, attempt, part, status in found:
+            parts[message_id][attempt, part] = Status(status)
     return parts

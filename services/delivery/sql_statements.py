@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
+from servicekit.hot_statements import HotStatement
 from servicekit.paging import PageRequest
 from services.delivery.domain import shard_of
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
@@ -27,6 +28,7 @@ UPDATE_MESSAGE: Final = update(MESSAGES).where(THIS_MESSAGE)
 UPDATE_DUE: Final = update(DUE).where(THIS_DUE)
 DELETE_DUE: Final = delete(DUE).where(THIS_DUE)
 UPDATE_ATTEMPT: Final = update(ATTEMPTS).where(THIS_ATTEMPT)
+LEAVE_QUEUE: Final = HotStatement(DELETE_DUE, ("at_shard", "at_id"))
 
 
 def at(message_id: str) -> dict[str, object]:

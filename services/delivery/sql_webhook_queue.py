@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import (
-    Executable,
     bindparam,
     delete,
     exists,
     func,
-    insert,
     or_,
     select,
     true,
@@ -27,7 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.connection import Connection
 from servicekit.database import Database
-from servicekit.hot_statements import HotStatement, one_of
+from servicekit.hot_statements import HotStatement, inserting_new, one_of
 from services.delivery import webhook_rows
 from services.delivery.webhook_tables import WEBHOOK_DUE as DUE
 from services.delivery.webhook_tables import WEBHOOK_ENDPOINTS as ENDPOINTS
@@ -48,6 +46,9 @@ _FIRST_WAITING: Final = tuple(
 )
 _FIRST: Final = HotStatement(select(*(each.scalar_subquery() for each in (_FIRST_IN_TURN, *_FIRST_WAITING))), ())
 
+_KNOWN: Final = HotStatement(select(WEBHOOKS.c.id).where(one_of(WEBHOOKS.c.id, "ids")), ("ids",))
+_STORE: Final = inserting_new(WEBHOOKS)
+_ENTER: Final = inserting_new(DUE)
 _WITHOUT_SORTING: Final = HotStatement(select(func.set_config("enable_bitmapscan", "off", true())), ())
 _COME: Final = tuple(
     HotStatement(
@@ -100,14 +101,7 @@ _WAIT_AGAIN: Final = HotStatement(
 )
 
 
-def _new_endpoint(engine: str) -> Executable:
-    dialect = postgresql if engine == "postgresql" else sqlite
-    new = dialect.insert(ENDPOINTS).values(endpoint=bindparam("endpoint"), tenant_id=bindparam("tenant_id"))
-    unless_known: Executable = new.on_conflict_do_nothing()
-    return unless_known
-
-
-_NEW_ENDPOINT: Final = HotStatement(_new_endpoint, ("endpoint", "tenant_id"))
+_NEW_ENDPOINT: Final = inserting_new(ENDPOINTS)
 _LOCK_ENDPOINTS: Final = tuple(
     HotStatement(
         select(ENDPOINTS.c.endpoint)
@@ -137,16 +131,13 @@ async def enter(connection: Connection, deliveries: Sequence[WebhookDelivery]) -
     """
     if not deliveries:
         return 0
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    stored = await connection.scalars(
-        dialect.insert(WEBHOOKS).on_conflict_do_nothing().returning(WEBHOOKS.c.id),
-        [webhook_rows.new_delivery(each) for each in deliveries],
-    )
-    new = set(stored)
-    entries = {each.id: webhook_rows.new_due(each) for each in deliveries if each.id in new}
-    if entries:
-        await connection.execute(insert(DUE), list(entries.values()))
-    return len(entries)
+    by_id = {each.id: each for each in deliveries}
+    for (known,) in await _KNOWN.rows(connection, list(by_id)):
+        del by_id[known]
+    # Both leave alone what somebody else has stored since, whose event it is too.
+    await _STORE.each(connection, [webhook_rows.new_delivery(each) for each in by_id.values()])
+    await _ENTER.each(connection, [webhook_rows.new_due(each) for each in by_id.values()])
+    return len(by_id)
 
 
 async def enter_again(connection: Connection, deliveries: Sequence[tuple[str, str, str]], now_ms: int) -> None:
@@ -216,7 +207,7 @@ async def lock(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
 async def lock_endpoints(connection: Connection, tenants: Mapping[str, str], *, skip_locked: bool = False) -> set[str]:
     """Lock endpoints, each given with its tenant, and make rows for new ones; return those that are locked."""
     names = sorted(tenants)
-    await _NEW_ENDPOINT.each(connection, [(name, tenants[name]) for name in names])
+    await _NEW_ENDPOINT.each(connection, [(name, tenants[name], None, None, None, None) for name in names])
     return {name for (name,) in await _LOCK_ENDPOINTS[skip_locked].rows(connection, names)}
 
 

@@ -21,45 +21,37 @@ from services.delivery.webhooks import (
 )
 
 
-def new_delivery(delivery: WebhookDelivery) -> dict[str, object]:
-    """Return the row of a delivery that is to be made."""
+def new_delivery(delivery: WebhookDelivery) -> tuple[Any, ...]:
+    """Return the row of a delivery that is to be made, in the order of its columns."""
     created_at_ms = to_milliseconds(delivery.created_at)
-    return {
-        "id": delivery.id,
-        "tenant_id": delivery.tenant_id,
-        "destination_kind": delivery.destination.kind.value,
-        "destination_id": delivery.destination.id,
-        "url": delivery.destination.url,
-        "endpoint": delivery.endpoint,
-        "event": delivery.event.value,
-        "event_id": delivery.event_id,
-        "message_id": delivery.message_id,
-        "reply_id": delivery.reply_id,
-        "traceparent": delivery.traceparent,
-        "body": delivery.body,
-        "status": WebhookStatus.PENDING.value,
-        "attempts": 0,
-        "attempts_before": 0,
-        "problem": "",
-        "created_at_ms": created_at_ms,
-        "next_at_ms": _milliseconds(delivery.next_at) or created_at_ms,
-        "finished_at_ms": None,
-        "given_up_at_ms": None,
-    }
+    return (
+        delivery.id,
+        delivery.tenant_id,
+        delivery.destination.kind.value,
+        delivery.destination.id,
+        delivery.destination.url,
+        delivery.endpoint,
+        delivery.event.value,
+        delivery.event_id,
+        delivery.message_id,
+        delivery.reply_id,
+        delivery.body,
+        WebhookStatus.PENDING.value,
+        0,  # attempts
+        0,  # attempts before a replay
+        "",
+        created_at_ms,
+        _milliseconds(delivery.next_at) or created_at_ms,
+        None,  # finished
+        None,  # given up
+        delivery.traceparent,
+    )
 
 
-def new_due(delivery: WebhookDelivery) -> dict[str, object]:
-    """Return its row in the due-queue: waiting, if only until the next claim."""
-    return {
-        "delivery_id": delivery.id,
-        "endpoint": delivery.endpoint,
-        "tenant_id": delivery.tenant_id,
-        "due_at_ms": to_milliseconds(delivery.next_at or delivery.created_at),
-        "tried": False,
-        "ready_at_ms": None,
-        "leased_at_ms": None,
-        "token": 0,
-    }
+def new_due(delivery: WebhookDelivery) -> tuple[Any, ...]:
+    """Return its row in the due-queue, in the order of its columns: waiting, if only until the next claim."""
+    due_at_ms = to_milliseconds(delivery.next_at or delivery.created_at)
+    return (delivery.id, delivery.endpoint, delivery.tenant_id, due_at_ms, False, None, None, 0)
 
 
 def new_attempt(delivery_id: str, number: int, started_at_ms: int) -> tuple[Any, ...]:
