@@ -15,6 +15,7 @@ from servicekit import migrations
 from servicekit.database import Database
 from services.delivery import service
 from services.delivery.sql_store import SqlMessageStore
+from services.delivery.sql_webhooks import SqlWebhookStore
 from tests.fakes import postgres
 
 Runs = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -36,8 +37,8 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(params=databases.ENGINES)
-def store(request: pytest.FixtureRequest, tmp_path: Path, run: Runs) -> Iterator[SqlMessageStore]:
-    """Open an empty store in a file or on the server."""
+def database(request: pytest.FixtureRequest, tmp_path: Path, run: Runs) -> Iterator[Database]:
+    """Open Delivery's database, empty, in a file or on the server."""
     if request.param == databases.SQLITE:
         yield from _opened(f"sqlite:///{tmp_path / 'delivery.db'}", run)
         return
@@ -45,8 +46,20 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, run: Runs) -> Iterator
         yield from _opened(url, run)
 
 
-def _opened(url: str, run: Runs) -> Iterator[SqlMessageStore]:
+@pytest.fixture
+def store(database: Database) -> SqlMessageStore:
+    """Keep messages in it."""
+    return SqlMessageStore(database)
+
+
+@pytest.fixture
+def webhooks(database: Database) -> SqlWebhookStore:
+    """Keep webhook deliveries in it."""
+    return SqlWebhookStore(database)
+
+
+def _opened(url: str, run: Runs) -> Iterator[Database]:
     database = Database.open(url)
     run(migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE))
-    yield SqlMessageStore(database)
+    yield database
     run(database.close())

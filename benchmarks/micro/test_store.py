@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.conftest import Runs
 from servicekit.clock import SystemClock
+from servicekit.ids import new_id
 from services.delivery import convert
 from services.delivery.accept_messages import AcceptMessages
-from services.delivery.domain import Outcome, Status
+from services.delivery.domain import Outcome, Receipt, Status
 from services.delivery.sql_store import SqlMessageStore
-from services.delivery.store import Begin, DueMessage, FinishedAttempt, Share, StartedAttempt
+from services.delivery.sql_webhooks import SqlWebhookStore
+from services.delivery.store import Begin, DueMessage, FinishedAttempt, ReceiptResult, Share, StartedAttempt
+from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits, Recorded
+from services.delivery.webhooks import Destination, DestinationKind, Event, WebhookDelivery, WebhookStatus
 from textway.delivery.v1.submission_service_pb2 import Submission, SubmitMessagesRequest
 
 ROUTE = "default"
 BATCH = 50
 CLAIM = 100
+FEW = 4
 ROUNDS = 30
 LEASE = timedelta(seconds=30)
 
@@ -55,6 +61,35 @@ def test_finish_100(benchmark: BenchmarkFixture, store: SqlMessageStore, run: Ru
     )
 
     assert recorded == [True] * CLAIM
+
+
+def test_apply_4_receipts(benchmark: BenchmarkFixture, store: SqlMessageStore, run: Runs) -> None:
+    # As many as come together at moderate rates.
+    _queue_up(store, run, 2 * CLAIM)
+    finished = [_finished(attempt) for _ in range(2) for attempt in run(_claim(store))]
+    run(store.finish(finished))
+    receipts = map(_delivered, finished)
+
+    applied = benchmark.pedantic(
+        lambda batch: run(store.apply_receipts(batch)),
+        setup=lambda: ((list(itertools.islice(receipts, FEW)),), {}),
+        rounds=ROUNDS,
+        warmup_rounds=1,
+    )
+
+    assert applied == [ReceiptResult.APPLIED] * FEW
+
+
+def test_store_claim_and_finish_4_webhooks(benchmark: BenchmarkFixture, webhooks: SqlWebhookStore, run: Runs) -> None:
+    # As many as one endpoint has called at a time.
+    recorded = benchmark.pedantic(
+        lambda deliveries: run(_bring(webhooks, deliveries)),
+        setup=lambda: (([_event() for _ in range(FEW)],), {}),
+        rounds=ROUNDS,
+        warmup_rounds=1,
+    )
+
+    assert [each.kept for each in recorded] == [True] * FEW
 
 
 def _accepting(store: SqlMessageStore) -> AcceptMessages:
@@ -123,4 +158,58 @@ def _finished(attempt: StartedAttempt) -> FinishedAttempt:
         retry_at=None,
         finished_at=datetime.now(UTC),
         message=attempt.message,
+    )
+
+
+def _delivered(finished: FinishedAttempt) -> Receipt:
+    return Receipt(
+        message_id="",
+        carrier=finished.carrier,
+        carrier_message_id=finished.carrier_message_id,
+        status=Status.DELIVERED,
+        failure=None,
+        detail="delivered",
+        received_at=datetime.now(UTC),
+    )
+
+
+def _event() -> WebhookDelivery:
+    now = datetime.now(UTC)
+    return WebhookDelivery(
+        id=new_id("whd", now),
+        tenant_id="ten_bench",
+        destination=Destination(kind=DestinationKind.INTEGRATION, id="wkh_bench"),
+        event=Event.MESSAGE_DELIVERED,
+        event_id=new_id("evt", now),
+        message_id=new_id("msg", now),
+        reply_id="",
+        body=b'{"type":"message.delivered","data":{"status":"delivered"}}',
+        created_at=now,
+        next_at=now,
+    )
+
+
+async def _bring(webhooks: SqlWebhookStore, deliveries: Sequence[WebhookDelivery]) -> list[Recorded]:
+    await webhooks.add(deliveries)
+    now = datetime.now(UTC)
+    limits = Limits(in_all=100, per_endpoint=FEW, per_failing_endpoint=1, per_tenant=20)
+    claimed = await webhooks.claim(now=now, lease_until=now + LEASE, limits=limits)
+    return await webhooks.finish([_answered(each) for each in claimed])
+
+
+def _answered(claimed: ClaimedWebhook) -> FinishedWebhook:
+    return FinishedWebhook(
+        delivery_id=claimed.delivery.id,
+        endpoint=claimed.delivery.endpoint,
+        number=claimed.number,
+        token=claimed.token,
+        called=True,
+        url="https://shop.example/hooks",
+        status_code=200,
+        milliseconds=12,
+        problem="",
+        excerpt="OK",
+        status=WebhookStatus.DELIVERED,
+        retry_at=None,
+        finished_at=datetime.now(UTC),
     )
