@@ -141,6 +141,7 @@ class Replay:
     carriers: list[str] = field(default_factory=list)  # of the attempts that began
     open: bool = False
     taken: int = 0  # the attempt that was
+    over: set[int] = field(default_factory=set)  # the attempts of which nothing can arrive
     moved: bool = False  # by a receipt, so that nothing more is to be sent
     recorded: set[tuple[int, int, Status]] = field(default_factory=set)
     waiting: list[Word] = field(default_factory=list)
@@ -170,6 +171,8 @@ class Replay:
                 self.open = False
                 if event.outcome is Outcome.TAKEN:
                     self.taken = len(self.carriers)
+                if event.outcome in OVER:
+                    self.over.add(len(self.carriers))
                 parts = self.life.segments if self.life.in_parts and event.outcome is Outcome.TAKEN else 0
                 self.judge.ended(len(self.carriers), event.outcome, parts, goes_on=event.goes_on)
             case Settle() if self._due:
@@ -188,11 +191,12 @@ class Replay:
         if not attempts:
             return
         is_on_its_way = self.open and self.carriers[-1] == word.carrier
-        if word.has_theirs and self.life.segments > 1 and is_on_its_way:
+        if word.has_theirs and (self.life.segments > 1 or len(attempts) > 1) and is_on_its_way:
             self.waiting.append(word)
             return
-        # With an id that nothing has, it can not be about the one whose id is known, as long as there is another.
-        meant = [number for number in attempts if not (word.has_theirs and number == self.taken)]
+        # With an id that nothing has, it can not be about the one whose id is known, nor about one of which nothing can
+        # arrive, as long as there is another.
+        meant = [number for number in attempts if not (word.has_theirs and number in {self.taken, *self.over})]
         self._apply((attempts[0], 0, word.status), (meant or attempts)[-1])
 
     def _apply(self, key: tuple[int, int, Status], attempt: int) -> None:
