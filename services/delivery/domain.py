@@ -14,6 +14,7 @@ MAX_REF_LENGTH: Final = 64
 MAX_TAG_LENGTH: Final = 64
 MAX_DETAIL_LENGTH: Final = 500
 MAX_CARRIER_ID_LENGTH: Final = 255
+SHARDS: Final = len(CROCKFORD)  # as many as an id's last character can tell apart
 
 
 class Status(StrEnum):
@@ -303,5 +304,5 @@ def status_after_receipt(current: Status, told: Status, *, newer_may_arrive: boo
 
 
 def shard_of(message_id: str) -> int:
-    """Return the shard that a message lives on, 0 to 31: its id's last character says so."""
+    """Return the shard that a message lives on, from 0 to below `SHARDS`: its id's last character says so."""
     return CROCKFORD.index(message_id[-1])

@@ -9,7 +9,6 @@ from typing import Final, Protocol
 import structlog
 
 from servicekit.clock import Clock
-from servicekit.errors import UnavailableError
 from services.delivery.receipt_rules import PARKED_FOR, PARKED_PER_CARRIER
 from services.delivery.store import MessageStore
 
@@ -75,15 +74,11 @@ class Housekeeping:
 
     async def _adopt(self) -> None:
         adopted, into = 0, self._routes[-1]
-        try:
-            while count := await self._store.adopt_queues(self._routes, into, self._clock.now(), STEP):
-                adopted += count
-                if count < STEP or adopted >= ADOPTED_AT_MOST:
-                    break
-                await self._clock.sleep(PAUSE_SECONDS)
-        except UnavailableError as error:
-            # It looks through the whole queue, which takes too long where millions wait; the next round tries again.
-            log.warning("not looked for messages whose route is gone", error=str(error))
+        while count := await self._store.adopt_queues(self._routes, into, self._clock.now(), STEP):
+            adopted += count
+            if count < STEP or adopted >= ADOPTED_AT_MOST:
+                break
+            await self._clock.sleep(PAUSE_SECONDS)
         if adopted:
             log.warning("messages moved that waited for a route which is gone", messages=adopted, route=into)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import Select, Text, and_, bindparam, case, func, select
+from sqlalchemy import ColumnElement, Select, SmallInteger, Text, and_, bindparam, func, select
 
 from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.hot_statements import HotStatement, inserting, listed, one_of
 from services.delivery import fair_order
-from services.delivery.domain import shard_of
+from services.delivery.domain import SHARDS, shard_of
 from services.delivery.fair_order import Lane, Queue
 from services.delivery.sql_statements import UPDATE_DUE, shards_of
 from services.delivery.tables import DUE
@@ -86,6 +86,27 @@ def _heads(engine: str) -> Select[Any]:
 
 
 _HEADS: Final = HotStatement(_heads, ("at_shard", "routes"))
+
+
+def _queues(engine: str) -> Select[Any]:
+    # From each queue of a shard to the next one, and of each its first row and no other.
+    shards = listed(engine, "shards", SmallInteger())
+    first = select(shards.c.value.label("shard"), _first_route(DUE.c.shard == shards.c.value).label("route"))
+    walk = first.cte("walk", recursive=True)
+    next_route = _first_route(DUE.c.shard == walk.c.shard, DUE.c.route > walk.c.route)
+    walk = walk.union_all(select(walk.c.shard, next_route).where(walk.c.route.is_not(None)))
+    return select(walk.c.shard, walk.c.route).where(walk.c.route.is_not(None))
+
+
+def _first_route(*among: ColumnElement[bool]) -> ColumnElement[str]:
+    return select(DUE.c.route).where(*among, _READY).order_by(DUE.c.route).limit(1).scalar_subquery()
+
+
+_QUEUES: Final = HotStatement(_queues, ("shards",))
+_MOVE: Final = HotStatement(
+    UPDATE_DUE.values(route=bindparam("to_route"), rank=None, due_at_ms=bindparam("to_due_at_ms")),
+    ("at_shard", "at_id", "to_route", "to_due_at_ms"),
+)
 
 
 QueueKey = tuple[int, str]  # a shard, and the name of a route
@@ -186,18 +207,14 @@ async def next_due_ms(database: Database, shard: int, routes: Sequence[str]) -> 
 
 
 async def adopt(connection: Connection, routes: Sequence[str], into: str, now_ms: int, limit: int) -> int:
-    """Move at most `limit` rows of routes that are not among these, to be made ready in the queue of one."""
-    strange = (
-        select(DUE.c.shard, DUE.c.message_id)
-        .where(DUE.c.route.not_in(routes))
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    found = (await connection.execute(strange)).all()
-    if found:
-        moved = UPDATE_DUE.values(route=into, rank=None, due_at_ms=case((_READY, now_ms), else_=DUE.c.due_at_ms))
-        await connection.execute(moved, [{"at_shard": shard, "at_id": message_id} for shard, message_id in found])
-    return len(found)
+    """Move at most `limit` ready rows of routes that are not among these, to be made ready in the queue of one."""
+    moved: list[tuple[Any, ...]] = []
+    for shard, route in await _QUEUES.rows(connection, list(range(SHARDS))):
+        if route not in routes and len(moved) < limit:
+            taken = await take(connection, shard, route, limit - len(moved))
+            moved += [(shard, message_id, into, now_ms) for message_id in taken]
+    await _MOVE.each(connection, moved)
+    return len(moved)
 
 
 def _by_queue(entries: Sequence[Entry]) -> dict[QueueKey, list[Entry]]:

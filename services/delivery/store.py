@@ -303,9 +303,10 @@ class MessageStore(Protocol):
         """
 
     async def adopt_queues(self, routes: Sequence[str], into: str, now: datetime, limit: int) -> int:
-        """Move what waits for a route that is not among these into the queue of one; return how many were moved.
+        """Move what is ready for a route that is not among these into the queue of one; return how many were moved.
 
-        At most `limit`, and none that another process has locked.
+        At most `limit`, and none that another process has locked. What waits for its time, or is under way, can be
+        moved once it is ready; it becomes so whatever its route.
         """
 
     async def expire(self, shard: int, now: datetime, limit: int) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from servicekit import migrations
 from servicekit.database import Database
+from servicekit.hot_statements import HotStatement
 from services.delivery import service, sql_queue
 
 WAITING = 20_000
@@ -29,13 +30,24 @@ def read_rows(plan: dict[str, Any]) -> Iterator[float]:
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("asked_for", ["wkh_0/normal", "wkh_new/high"])
 async def test_looks_at_the_ends_of_a_long_queue_and_at_nothing_between(postgres_database, lanes, asked_for):
-    database = Database.open(postgres_database)
+    read = await rows_read_by(postgres_database, sql_queue._ENDS, (0, "default", [asked_for]), lanes=lanes)
+
+    assert read <= ROWS_AT_MOST
+
+
+async def test_finds_the_queues_that_there_are_by_their_first_rows(postgres_database):
+    read = await rows_read_by(postgres_database, sql_queue._QUEUES, ([0, 1],))
+
+    assert read == 1
+
+
+async def rows_read_by(url: str, hot: HotStatement, given: tuple[Any, ...], *, lanes: int = 1) -> float:
+    """Return how many rows a statement looks at beside a long queue of one route, with so many lanes."""
+    database = Database.open(url)
     await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
     await database.close()
-    statement, ordered = sql_queue._ENDS._compile(dialect())
-    shard, route, *rest = ordered((0, "default", [asked_for]))
-    values = [str(shard), f"'{route}'", *(f"'{{{each[0]}}}'" if isinstance(each, list) else str(each) for each in rest)]
-    connection = await asyncpg.connect(postgres_database)
+    statement, ordered = hot._compile(dialect())
+    connection = await asyncpg.connect(url)
     try:
         await connection.execute(
             "INSERT INTO delivery_due (shard, message_id, due_at_ms, claimed, token, route, lane, priority, rank)"
@@ -46,9 +58,16 @@ async def test_looks_at_the_ends_of_a_long_queue_and_at_nothing_between(postgres
         await connection.execute("ANALYZE delivery_due")
         # As it plans once it knows the statement, for whatever values may come.
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        await connection.execute(f"PREPARE ends AS {statement}")
-        explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE ends ({', '.join(values)})")
+        await connection.execute(f"PREPARE looked_at AS {statement}")
+        values = ", ".join(literal(value) for value in ordered(given))
+        explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE looked_at ({values})")
     finally:
         await connection.close()
+    return sum(read_rows(json.loads(explained)[0]["Plan"]))
 
-    assert sum(read_rows(json.loads(explained)[0]["Plan"])) <= ROWS_AT_MOST
+
+def literal(value: Any) -> str:
+    """Return a parameter's value as SQL."""
+    if isinstance(value, list):
+        return f"'{{{', '.join(map(str, value))}}}'"
+    return f"'{value}'" if isinstance(value, str) else str(value)

@@ -71,17 +71,19 @@ async def test_orders_each_route_by_itself(store):
 
 
 async def test_moves_what_waits_for_a_route_that_is_gone_into_one_that_is_there(store):
-    await store.add([new_message(route="gone"), new_message(route="kept"), new_message(route="gone")])
-    (later,) = await claim(store, now=NOW, limit=1, route="gone")
+    await store.add([new_message(route=route) for route in ("gone", "kept", "gone", "also gone", "gone")])
+    (under_way,) = await claim(store, now=NOW, limit=1, route="gone")
 
-    moved = [await store.adopt_queues(["kept", "rest"], "rest", NOW, 1) for _ in range(3)]
+    moved = [await store.adopt_queues(["kept", "rest"], "rest", NOW, 2) for _ in range(3)]
 
-    assert moved == [1, 1, 0]
-    assert len(await claim(store, now=NOW, route="rest")) == 1
+    assert moved == [2, 1, 0]
+    assert len(await claim(store, now=NOW, route="rest")) == 3
     assert len(await claim(store, now=NOW, route="kept")) == 1
-    # What is under way stays so, and comes back in the new queue when its lease is over.
+    # What is under way stays so until its lease is over.
+    await claim(store, now=LEASE, route="kept")
+    assert await store.adopt_queues(["kept", "rest"], "rest", LEASE, 2) >= 1
     again = await claim(store, now=LEASE, route="rest")
-    assert later.message.id in {attempt.message.id for attempt in again}
+    assert under_way.message.id in {attempt.message.id for attempt in again}
 
 
 async def test_ends_messages_whose_validity_is_over_while_their_route_stands_still(store):
