@@ -22,8 +22,8 @@ TON_NETWORK_SPECIFIC: Final = 3
 TON_ALPHANUMERIC: Final = 5
 NPI_UNKNOWN: Final = 0
 NPI_E164: Final = 1
-REMEMBERED_RECIPIENTS: Final = 10_000
 MOST_REFERENCES: Final = 127  # of one recipient; a handset has long put together what is older
+REMEMBERED_REFERENCES: Final = 20_000  # of all recipients, each of them less than 1 KB
 
 _INTERNATIONAL: Final = re.compile(r"\+[0-9]{3,20}")
 _SHORT_CODE: Final = re.compile(r"[0-9]{1,8}")
@@ -91,20 +91,24 @@ class PartReferences:
 
     def __init__(self) -> None:
         self._used: OrderedDict[str, OrderedDict[int, str]] = OrderedDict()  # by recipient: messages by reference
+        self._remembered = 0  # references in all
 
     def of(self, message_id: str, to: str, wanted: int) -> int:
         """Return the reference of a message: the one it had before, or the wanted one or the next that is free."""
         used = self._used.setdefault(to, OrderedDict())
         self._used.move_to_end(to)
-        if len(self._used) > REMEMBERED_RECIPIENTS:
-            self._used.popitem(last=False)
         for before, other in used.items():
             if other == message_id:
                 return before
-        while len(used) > MOST_REFERENCES:
+        if len(used) == MOST_REFERENCES:
             used.popitem(last=False)
+            self._remembered -= 1
         reference: int = next(free for free in (*range(wanted, 256), *range(wanted)) if free not in used)
         used[reference] = message_id
+        self._remembered += 1
+        while self._remembered > REMEMBERED_REFERENCES:
+            _, forgotten = self._used.popitem(last=False)
+            self._remembered -= len(forgotten)
         return reference
 
 

@@ -8,7 +8,8 @@ from services.delivery.carriers.base import OutboundMessage
 from services.delivery.carriers.smpp.link import LongMessages, SmppLink
 from services.delivery.carriers.smpp.pdu import Address
 from services.delivery.carriers.smpp.submissions import (
-    REMEMBERED_RECIPIENTS,
+    MOST_REFERENCES,
+    REMEMBERED_REFERENCES,
     PartReferences,
     UnsendableError,
     number_from,
@@ -86,10 +87,28 @@ def test_forgets_the_references_of_messages_and_recipients_of_long_ago():
 
     for number in range(1000):
         assert 0 <= references.of(f"msg_{number}", "+1", 7) <= 255
-    for number in range(REMEMBERED_RECIPIENTS):
+    for number in range(REMEMBERED_REFERENCES):
         references.of("msg_x", f"+2{number}", 7)
 
     assert references.of("msg_y", "+1", 7) == 7
+
+
+@pytest.mark.parametrize("messages", [1, 10, 2 * MOST_REFERENCES])
+def test_remembers_so_many_references_in_all_however_many_messages_each_recipient_gets(messages):
+    references = PartReferences()
+    each = min(messages, MOST_REFERENCES)
+    # As many as there is room for, and then the first again, so that the second is the one of longest ago.
+    recipients = [f"+1{number}" for number in range(REMEMBERED_REFERENCES // each)]
+    for to in recipients:
+        for number in range(messages):
+            references.of(f"msg_{number}", to, 7)
+    last = references.of(f"msg_{messages - 1}", recipients[0], 7)
+
+    for number in range(each):
+        references.of(f"msg_{number}", "+2", 7)
+
+    assert references.of("msg_more", recipients[0], last) != last
+    assert references.of("msg_more", recipients[1], 7) == 7
 
 
 @pytest.mark.parametrize(
