@@ -63,7 +63,7 @@ async def trace_payload(integration: Integration, payload: Payload, *, max_messa
     if not is_large(mapping, document):
         return await map_payload(mapping, document, limit, max_messages=max_messages)
     turn = turns.of(integration.id)
-    has_to_wait = turn.locked()
+    has_to_wait = not turn.is_free
     if has_to_wait:
         # Many may wait, and a document takes many times its bytes.
         del document

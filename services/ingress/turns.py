@@ -14,16 +14,46 @@ MAX_AT_ONCE: Final = 10
 Pause = Callable[[], Awaitable[None]]
 
 
+class Turn:
+    """A lock that tells whether it can be had at once.
+
+    asyncio's own is free for a moment when one who waits for it has been given it and does not run yet.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._wanted = 0  # by those who hold it, or wait for it
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody holds it and nobody waits for it."""
+        return not self._wanted
+
+    async def __aenter__(self) -> None:
+        """Wait for it."""
+        self._wanted += 1
+        try:
+            await self._lock.acquire()
+        except BaseException:
+            self._wanted -= 1
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give it to the next."""
+        self._wanted -= 1
+        self._lock.release()
+
+
 class Turns:
     """Whose turn it is among the large payloads of each integration: who sends many waits for itself only."""
 
     def __init__(self) -> None:
-        # A lock is gone when nobody holds it and nobody waits for it.
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # One is gone when nobody holds it and nobody waits for it.
+        self._turns: WeakValueDictionary[str, Turn] = WeakValueDictionary()
 
-    def of(self, integration_id: str) -> asyncio.Lock:
-        """Return the lock that is held while a large payload of this integration is mapped."""
-        return self._locks.setdefault(integration_id, asyncio.Lock())
+    def of(self, integration_id: str) -> Turn:
+        """Return what is held while a large payload of this integration is mapped."""
+        return self._turns.setdefault(integration_id, Turn())
 
 
 async def no_pause() -> None:

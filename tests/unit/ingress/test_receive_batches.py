@@ -28,7 +28,7 @@ from services.ingress.domain import (
 )
 from services.ingress.errors import MAX_LISTED_BYTES
 from services.ingress.receive_payload import ReceivePayload
-from services.ingress.turns import Turns
+from services.ingress.turns import Turn, Turns
 from tests.conftest import FixedClock
 from tests.unit.ingress.conftest import KnownIntegrations, RememberingDelivery
 
@@ -318,3 +318,27 @@ async def test_goes_on_with_the_next_large_payload_when_one_is_given_up(
     assert isinstance(await third, AcceptedBatch)
     assert first.cancelled()
     assert second.cancelled()
+
+
+async def test_a_turn_is_free_only_when_nobody_has_it_and_nobody_waits_for_it() -> None:
+    turns = Turns()
+    turn = turns.of("wkh_shop")
+    assert turn.is_free
+
+    async with turn:
+        next_one = asyncio.create_task(take(turn))
+        given_up = asyncio.create_task(take(turn))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert not turn.is_free
+
+    # Whoever asks now must wait, though the next one has not begun.
+    assert not turn.is_free
+    await next_one
+    assert turn.is_free
+    assert turns.of("wkh_clinic").is_free
+
+
+async def take(turn: Turn) -> None:
+    async with turn:
+        pass
