@@ -14,12 +14,12 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    BindParameter,
     Boolean,
     Column,
     ColumnElement,
     Dialect,
     Executable,
-    Insert,
     Table,
     TableValuedAlias,
     bindparam,
@@ -80,25 +80,23 @@ class HotStatement:
 
 def inserting(table: Table) -> HotStatement:
     """Return the insert of whole rows, their values in the order of the table's columns."""
-    names = [column.name for column in table.columns]
-    return HotStatement(_insert(table, names), names)
+    values = _parameters(table)
+    return HotStatement(insert(table).values(values), tuple(values))
 
 
 def inserting_new(table: Table) -> HotStatement:
     """Return the insert of whole rows, as `inserting` does, which leaves rows alone that are there already."""
-    names = [column.name for column in table.columns]
-
-    def written(engine: str) -> Executable:
-        dialect = postgresql if engine == "postgresql" else sqlite
-        statement = dialect.insert(table).values({name: bindparam(name) for name in names})
-        unless_there: Executable = statement.on_conflict_do_nothing()
-        return unless_there
-
-    return HotStatement(written, names)
+    values = _parameters(table)
+    return HotStatement(lambda engine: insert_for(engine, table).values(values).on_conflict_do_nothing(), tuple(values))
 
 
-def _insert(table: Table, names: Sequence[str]) -> Insert:
-    return insert(table).values({name: bindparam(name) for name in names})
+def insert_for(engine: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an insert that can say what is to come of rows which are there already, in an engine's words."""
+    return postgresql.insert(table) if engine == "postgresql" else sqlite.insert(table)
+
+
+def _parameters(table: Table) -> dict[str, BindParameter[Any]]:
+    return {column.name: bindparam(column.name) for column in table.columns}
 
 
 def listed(engine: str, name: str, type_: TypeEngine[Any]) -> TableValuedAlias:

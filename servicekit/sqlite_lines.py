@@ -90,12 +90,14 @@ class Line:
         return asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _run(self, work: Callable[[Connection], Awaitable[Result]], patience_seconds: float) -> Result:
+        return self._committed(self._uncommitted(work, self._begin(patience_seconds, _here)))
+
+    def _uncommitted(self, work: Callable[[Connection], Awaitable[Result]], connection: Connection) -> Result:
         try:
-            result = _to_the_end(work(self._begin(patience_seconds, _here)))
+            return _to_the_end(work(connection))
         except BaseException:
             self._roll_back()
             raise
-        return self._committed(result)
 
     def _committed(self, result: Result) -> Result:
         self._commit()
@@ -112,11 +114,7 @@ class Line:
             connection = self._begin(0 if self._locks_at_once else patience_seconds, _here)
         except sqlite3.OperationalError:
             return self._there(self._run, work, patience_seconds)
-        try:
-            result = _to_the_end(work(connection))
-        except BaseException:
-            self._roll_back()
-            raise
+        result = self._uncommitted(work, connection)
         if driver.total_changes == changes_before:
             return _done(self._committed(result))
         return self._there(self._committed, result)

@@ -7,10 +7,10 @@ from typing import Final
 
 from servicekit.connection import Connection
 from services.delivery import rows, sql_keys, sql_messages, sql_queue
-from services.delivery.domain import IdempotencyKey, Message, OnUnknown, Resolution, Status
+from services.delivery.domain import IdempotencyKey, Message, OnUnknown, Resolution, Status, shard_of
 from services.delivery.fair_order import lane_of
 from services.delivery.sql_queue import Entry
-from services.delivery.sql_statements import DELETE_DUE, UPDATE_MESSAGE, at
+from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_MESSAGE, at
 from services.delivery.store import CancelResult, ResolveResult
 
 _RESOLVED: Final = {
@@ -35,7 +35,7 @@ async def cancel(
         UPDATE_MESSAGE.values(status=Status.CANCELED.value, updated_at_ms=now_ms),
         [at(message_id)],
     )
-    await connection.execute(DELETE_DUE, [at(message_id)])
+    await LEAVE_QUEUE.each(connection, [(shard_of(message_id), message_id)])
     if idempotency:
         await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
     return CancelResult.CANCELED

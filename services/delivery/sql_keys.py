@@ -23,11 +23,10 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
-from servicekit.hot_statements import HotStatement
+from servicekit.hot_statements import HotStatement, insert_for
 from services.delivery.domain import DedupeKey, IdempotencyKey, NewMessage
 from services.delivery.tables import KEYS
 
@@ -47,8 +46,7 @@ _TOLD: Final = (KEYS.c.shard, KEYS.c.scope, KEYS.c.key, KEYS.c.message_id, KEYS.
 
 
 def _take_free(engine: str) -> Executable:
-    dialect = postgresql if engine == "postgresql" else sqlite
-    wanted = dialect.insert(KEYS).values({name: bindparam(name) for name in _COLUMNS})
+    wanted = insert_for(engine, KEYS).values({name: bindparam(name) for name in _COLUMNS})
     taking: Executable = wanted.on_conflict_do_update(
         index_elements=[KEYS.c.shard, KEYS.c.scope, KEYS.c.key],
         set_={name: wanted.excluded[name] for name in ("request_sha256", "message_id", "duplicate", "expires_at_ms")},

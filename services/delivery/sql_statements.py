@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Column, ColumnElement, Select, Table, and_, bindparam, delete, or_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
-from servicekit.hot_statements import HotStatement
+from servicekit.hot_statements import HotStatement, insert_for
 from servicekit.paging import PageRequest
 from services.delivery.domain import shard_of
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES
@@ -26,9 +25,8 @@ THIS_ATTEMPT: Final = and_(
 )
 UPDATE_MESSAGE: Final = update(MESSAGES).where(THIS_MESSAGE)
 UPDATE_DUE: Final = update(DUE).where(THIS_DUE)
-DELETE_DUE: Final = delete(DUE).where(THIS_DUE)
 UPDATE_ATTEMPT: Final = update(ATTEMPTS).where(THIS_ATTEMPT)
-LEAVE_QUEUE: Final = HotStatement(DELETE_DUE, ("at_shard", "at_id"))
+LEAVE_QUEUE: Final = HotStatement(delete(DUE).where(THIS_DUE), ("at_shard", "at_id"))
 
 
 def at(message_id: str) -> dict[str, object]:
@@ -68,5 +66,4 @@ def newest_first(
 
 def insert_ignoring(connection: Connection, table: Table) -> Any:
     """Return an insert that leaves rows alone which are there already, in the connection's dialect."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()
+    return insert_for(connection.dialect.name, table).on_conflict_do_nothing()

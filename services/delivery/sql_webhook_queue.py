@@ -21,11 +21,10 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.connection import Connection
 from servicekit.database import Database
-from servicekit.hot_statements import HotStatement, inserting_new, one_of
+from servicekit.hot_statements import HotStatement, insert_for, inserting_new, one_of
 from services.delivery import webhook_rows
 from services.delivery.webhook_tables import WEBHOOK_DUE as DUE
 from services.delivery.webhook_tables import WEBHOOK_ENDPOINTS as ENDPOINTS
@@ -159,8 +158,7 @@ async def enter_again(connection: Connection, deliveries: Sequence[tuple[str, st
         }
         for delivery_id, endpoint, tenant_id in deliveries
     ]
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    again = dialect.insert(DUE)
+    again = insert_for(connection.dialect.name, DUE)
     await connection.execute(
         again.on_conflict_do_update(
             index_elements=[DUE.c.delivery_id],

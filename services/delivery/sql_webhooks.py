@@ -12,9 +12,8 @@ from servicekit.clock import from_milliseconds, to_milliseconds
 from servicekit.connection import Connection
 from servicekit.database import Database
 from servicekit.paging import PageRequest
-from services.delivery import sql_webhook_attempts as attempts
+from services.delivery import sql_webhook_attempts, sql_webhook_turns
 from services.delivery import sql_webhook_queue as queue
-from services.delivery import sql_webhook_turns as turns
 from services.delivery import webhook_rows as rows
 from services.delivery.sql_statements import newest_first
 from services.delivery.webhook_schedule import STREAK_ENDS_AFTER
@@ -45,8 +44,8 @@ class SqlWebhookStore:
 
         async def work(connection: Connection) -> list[ClaimedWebhook]:
             await queue.promote(connection, now_ms)
-            tokens = await turns.take(connection, limits, now_ms)
-            return await attempts.begin(connection, tokens, now_ms, to_milliseconds(lease_until))
+            tokens = await sql_webhook_turns.take(connection, limits, now_ms)
+            return await sql_webhook_attempts.begin(connection, tokens, now_ms, to_milliseconds(lease_until))
 
         return await self._database.run_write(work, rows=limits.in_all)
 
@@ -70,14 +69,14 @@ class SqlWebhookStore:
         """Close attempts that still carry the caller's token, and move their deliveries and endpoints on."""
 
         async def work(connection: Connection) -> list[Recorded]:
-            streaks = await attempts.lock_streaks(connection, finished)
+            streaks = await sql_webhook_attempts.lock_streaks(connection, finished)
             held = await queue.lock(connection, [each.delivery_id for each in finished])
             verdicts = [held.get(each.delivery_id) == each.token for each in finished]
             mine = [each for each, is_mine in zip(finished, verdicts, strict=True) if is_mine]
             if not mine:
                 return [Recorded(kept=False)] * len(finished)
-            await attempts.close(connection, sorted(mine, key=lambda each: each.delivery_id))
-            await attempts.keep_streaks(connection, mine, streaks)
+            await sql_webhook_attempts.close(connection, sorted(mine, key=lambda each: each.delivery_id))
+            await sql_webhook_attempts.keep_streaks(connection, mine, streaks)
             now_ms = to_milliseconds(max(each.finished_at for each in mine))
             await queue.give_turns(connection, {each.endpoint for each in mine}, now_ms)
             return [

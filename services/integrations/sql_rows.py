@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.clock import from_milliseconds, to_milliseconds
 from servicekit.connection import Connection
+from servicekit.hot_statements import insert_for
 from services.integrations.domain import ApiKey, Dedupe, IngressKey, Integration, Tenant
 from services.integrations.key_ring import KeyRing
 from services.integrations.signing_secrets import NO_SECRETS, OldSecret, SigningSecrets
@@ -166,9 +167,7 @@ def insert_where_none_is(
 
     Of two transactions with the same row, the second waits for the end of the first one's.
     """
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).values(row).on_conflict_do_nothing(index_elements=unique)
-    return sqlite.insert(table).values(row).on_conflict_do_nothing(index_elements=unique)
+    return insert_for(connection.dialect.name, table).values(row).on_conflict_do_nothing(index_elements=unique)
 
 
 async def next_revision(connection: Connection, deleted_id: str | None = None) -> int:

@@ -163,6 +163,21 @@ async def until_calls_go_well(make: Callable[[], Awaitable[str]], times: int, se
             well = 0 if await make() else well + 1
 
 
+@pytest.mark.parametrize("is_socket", [False, True])
+async def test_a_connection_ends_after_a_while_unless_it_is_to_a_socket(impatient, tmp_path, is_socket):
+    replica = Replica(f"unix:{tmp_path / 'replica.sock'}" if is_socket else "127.0.0.1:0")
+    running = await RunningServer.start([replica], ProcessSettings())
+
+    async with grpc.aio.insecure_channel(running.addresses["replica"]) as channel:
+        await call(channel)
+        changed = asyncio.create_task(channel.wait_for_state_change(grpc.ChannelConnectivity.READY))
+        ended, _ = await asyncio.wait([changed], timeout=2 if is_socket else 30)
+        changed.cancel()
+
+    assert bool(ended) is not is_socket
+    await running.stop(0)
+
+
 async def test_calls_take_turns_over_all_addresses_of_a_name(replicas):
     one, other = await replicas.add("127.0.0.2"), await replicas.add("127.0.0.3")
 

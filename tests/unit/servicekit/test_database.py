@@ -285,7 +285,16 @@ async def test_a_long_whole_transaction_is_done_elsewhere(database):
     assert await database.run_write(work, rows=ROWS_AT_ONCE + 1) is not threading.current_thread()
 
 
-async def test_a_whole_transaction_that_waits_for_a_lock_holds_nothing_else_up(database, path):
+async def test_a_whole_transaction_that_waits_for_a_lock_holds_nothing_else_up(database, path, monkeypatch):
+    waits: list[tuple[bool, bool]] = []  # whether on the event loop's thread, and whether for any time
+    wait_at_most = Line._wait_at_most
+
+    def watched(line: Line, driver: sqlite3.Connection, seconds: float) -> None:
+        waits.append((threading.current_thread() is threading.main_thread(), seconds > 0))
+        wait_at_most(line, driver, seconds)
+
+    monkeypatch.setattr(Line, "_wait_at_most", watched)
+
     with locked_by_another(path):
         task = asyncio.create_task(database.run_write(lambda connection: insert(connection, "late")))
         for _ in range(20):
@@ -293,6 +302,7 @@ async def test_a_whole_transaction_that_waits_for_a_lock_holds_nothing_else_up(d
         assert not task.done()
 
     await task
+    assert waits == [(True, False), (False, True)]
     assert await notes(database) == ["late"]
 
 
