@@ -98,8 +98,6 @@ _WAIT_AGAIN: Final = HotStatement(
     .values(due_at_ms=bindparam("to_due_at_ms"), leased_at_ms=None),
     ("at_id", "to_due_at_ms"),
 )
-
-
 _NEW_ENDPOINT: Final = inserting_new(ENDPOINTS)
 _LOCK_ENDPOINTS: Final = tuple(
     HotStatement(

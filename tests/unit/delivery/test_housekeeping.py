@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from servicekit.errors import UnavailableError
 from services.delivery.housekeeping import ADOPTED_AT_MOST, STEP, Housekeeping
 from services.delivery.receipt_rules import PARKED_FOR, PARKED_PER_CARRIER
+from tests.conftest import FixedClock
 
 
 class FullStore:
@@ -75,6 +76,19 @@ def housekeeping(store, clock, *, shards=(0,), days=30):
     )
 
 
+async def cleaned(keeping: Housekeeping, clock: FixedClock) -> list[datetime]:
+    """Clean up to the end; return when it paused."""
+    paused_at: list[datetime] = []
+    cleaning = asyncio.create_task(keeping.clean())
+    while not cleaning.done():
+        await asyncio.sleep(0)
+        if clock.sleepers:
+            paused_at.append(clock.now())
+            clock.advance(1)
+    await cleaning
+    return paused_at
+
+
 async def test_removes_everything_that_is_old_in_small_steps_with_pauses(clock):
     store = FullStore({0: STEP * 2 + 7, 1: 3}, keys=STEP + 1, replies=STEP)
     cleaning = asyncio.create_task(housekeeping(store, clock, shards=[0, 1]).clean())
@@ -103,12 +117,7 @@ async def test_keeps_what_is_younger_than_the_retention_time(clock):
 
 async def test_forgets_parked_receipts_after_a_day_and_beyond_ten_thousand_of_a_carrier(clock):
     store = FullStore({}, keys=0, parked=STEP - 1)
-    cleaning = asyncio.create_task(housekeeping(store, clock, shards=[]).clean())
-    while not cleaning.done():
-        await asyncio.sleep(0)
-        if clock.sleepers:
-            forgotten_at = clock.now()
-            clock.advance(1)
+    *_, forgotten_at = await cleaned(housekeeping(store, clock, shards=[]), clock)
 
     assert store.parked == 0
     assert store.parked_limits == (forgotten_at - PARKED_FOR, PARKED_PER_CARRIER)
@@ -121,11 +130,7 @@ async def test_pours_the_queues_of_routes_that_are_gone_into_the_last_one_each_t
 
     for _ in range(2):  # a replica of before may put something there at any time
         store.strange = STEP + 1
-        cleaning = asyncio.create_task(keeping.clean())
-        while not cleaning.done():
-            await asyncio.sleep(0)
-            if clock.sleepers:
-                clock.advance(1)
+        await cleaned(keeping, clock)
 
         assert store.strange == 0
         assert store.adopting == (["first", "rest"], "rest")
@@ -135,11 +140,7 @@ async def test_moves_no_more_at_once_than_so_many(clock):
     store = FullStore({0: 0}, keys=0)
     store.strange = 3 * ADOPTED_AT_MOST
 
-    cleaning = asyncio.create_task(housekeeping(store, clock).clean())
-    while not cleaning.done():
-        await asyncio.sleep(0)
-        if clock.sleepers:
-            clock.advance(1)
+    await cleaned(housekeeping(store, clock), clock)
 
     assert store.strange == 2 * ADOPTED_AT_MOST
 
@@ -148,12 +149,7 @@ async def test_forgets_what_is_old_before_it_moves_messages_which_may_fail(clock
     store = FullStore({0: 1}, keys=1, parked=1, replies=1)
     store.can_adopt = False
 
-    cleaning = asyncio.create_task(housekeeping(store, clock).clean())
-    while not cleaning.done():
-        await asyncio.sleep(0)
-        if clock.sleepers:
-            clock.advance(1)
-
     with pytest.raises(UnavailableError):
-        await cleaning
+        await cleaned(housekeeping(store, clock), clock)
+
     assert (store.messages, store.keys, store.parked, store.replies) == ({0: 0}, 0, 0, 0)
