@@ -14,11 +14,13 @@ help: ## Print this list.
 
 setup: $(VENV)/.ready ## Make the virtual environment with the pinned dependencies and the `textway` command.
 
+# One that is there keeps its Python, whatever `python3` is by now: two of them in one would be neither.
 $(VENV)/.ready: requirements-dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Textway needs Python 3.11 or newer; set PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q generated servicekit services
 	touch $@
 
 up: setup ## Run the product: gateway, services, SQLite files in data/, simulated carrier.

@@ -13,7 +13,7 @@ import uvloop
 from benchmarks import databases
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.sql_webhooks import SqlWebhookStore
 from tests.fakes import postgres
@@ -60,6 +60,6 @@ def webhooks(database: Database) -> SqlWebhookStore:
 
 def _opened(url: str, run: Runs) -> Iterator[Database]:
     database = Database.open(url)
-    run(migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE))
+    run(migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE))
     yield database
     run(database.close())

@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 import grpc
@@ -18,6 +17,7 @@ from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.egress import EgressClient
 from servicekit.server import CALL_GRACE_SECONDS
+from services.delivery import maintenance
 from services.delivery import webhook_tables as _webhook_tables  # noqa: F401  # a part of the schema
 from services.delivery.accept_messages import AcceptMessages
 from services.delivery.announcements import Announcements, Owner
@@ -50,7 +50,6 @@ from services.delivery.servicer import MessagesServicer, SubmissionServicer
 from services.delivery.settings import DeliverySettings
 from services.delivery.sql_backlog import SqlBacklog
 from services.delivery.sql_carriers import SqlCarrierStore
-from services.delivery.sql_hold import hold_queue as hold_all_queued
 from services.delivery.sql_replies import SqlReplyStore
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.sql_webhooks import SqlWebhookStore
@@ -80,9 +79,7 @@ from textway.delivery.v1 import (
 from textway.integrations.v1 import registry_service_pb2, registry_service_pb2_grpc
 from textway.operations.v1 import operations_service_pb2
 
-MIGRATIONS: Final = Path(__file__).parent / "migrations"
 REGISTRY: Final = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
-VERSION_TABLE: Final = "delivery_schema_version"
 
 log = structlog.get_logger(__name__)
 
@@ -230,7 +227,7 @@ class DeliveryService:
             is_alone=database.is_exclusive,
         )
 
-        self._schema = schema.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
+        self._schema = schema.SchemaCheck(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         self._report = ReportStatus(
             backlog=backlog,
             carriers=self._monitor,
@@ -338,9 +335,9 @@ class DeliveryService:
 async def build(settings: DeliverySettings, clock: Clock) -> DeliveryService:
     """Build the service; raise SettingsError when its carriers can not be used or its schema is not current."""
     carriers = configured_carriers(settings, clock)
-    database = Database.open(settings.database_url, name="textway-delivery")
+    database = maintenance.open_database(settings)
     try:
-        await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
+        await schema.require_usable(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     except BaseException:
         await database.close()
         raise
@@ -359,24 +356,3 @@ def configured_carriers(settings: DeliverySettings, clock: Clock) -> Carriers:
     for warning in configured.warnings:
         log.warning("carriers file", problem=warning)
     return Carriers(*configured.carriers, rules=configured.rules, routes=configured.routes)
-
-
-async def migrate(settings: DeliverySettings) -> None:
-    """Bring the schema to the newest step."""
-    from servicekit import migrations  # noqa: PLC0415  # a process that serves has no need of Alembic
-
-    database = Database.open(settings.database_url, name="textway-delivery")
-    try:
-        await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
-    finally:
-        await database.close()
-
-
-async def hold_queue(settings: DeliverySettings, clock: Clock) -> int:
-    """Hold everything that waits or is being sent as `unknown`; return how many. Delivery must be stopped."""
-    database = Database.open(settings.database_url, name="textway-delivery")
-    try:
-        await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
-        return await hold_all_queued(database, clock.now())
-    finally:
-        await database.close()

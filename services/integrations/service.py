@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
 
 import grpc
 import structlog
 
 from servicekit import schema
-from servicekit.clock import Clock, SystemClock
+from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.egress_names import SystemNames, UrlGuard
-from servicekit.settings import SettingsError
+from services.integrations import maintenance
 from services.integrations.authenticate import Authenticator
 from services.integrations.commit_changes import ChangeFeed
 from services.integrations.domain import Change
 from services.integrations.find_targets import FindTargets
-from services.integrations.follow_changes import Follower, count_running
+from services.integrations.follow_changes import Follower
 from services.integrations.key_ring import KeyRing
 from services.integrations.load_presets import presets
 from services.integrations.manage_integrations import ManageIntegrations
@@ -27,7 +25,6 @@ from services.integrations.manage_webhooks import ManageWebhooks
 from services.integrations.servicer import IntegrationsServicer, KeysServicer, RegistryServicer
 from services.integrations.settings import IntegrationsSettings
 from services.integrations.sql_nodes import SqlNodeStore
-from services.integrations.sql_sealed import holds_secrets
 from services.integrations.sql_store import SqlIntegrationStore
 from services.integrations.sql_tenant_store import SqlTenantStore
 from services.integrations.sql_webhook_store import SqlWebhookStore
@@ -45,9 +42,6 @@ from textway.integrations.v1.keys_service_pb2_grpc import add_KeysServiceService
 from textway.integrations.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 from textway.integrations.v1.webhooks_service_pb2_grpc import add_WebhooksServiceServicer_to_server
 from textway.operations.v1 import operations_service_pb2
-
-MIGRATIONS: Final = Path(__file__).parent / "migrations"
-VERSION_TABLE: Final = "integrations_schema_version"
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +74,7 @@ class IntegrationsService:
         webhooks = SqlWebhookStore(database, key_ring)
         urls = UrlGuard(settings.egress_policy(settings.public_url), self._names)
         authenticator = Authenticator(tenants, self._bootstrap_key)
-        self._schema = schema.SchemaCheck(database, MIGRATIONS, VERSION_TABLE)
+        self._schema = schema.SchemaCheck(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         self._webhooks = webhooks
         self._tenants = ManageTenants(store=tenants, changes=self._changes, clock=clock)
         self._keys_servicer = KeysServicer(self._tenants)
@@ -146,62 +140,11 @@ class IntegrationsService:
 
 async def build(settings: IntegrationsSettings, clock: Clock) -> IntegrationsService:
     """Return the service; raise SettingsError when migrations are pending or the key ring does not fit the database."""
-    database = Database.open(settings.database_url, name="textway-integrations")
+    database = maintenance.open_database(settings)
     try:
-        await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
-        key_ring = await _open_key_ring(database, settings)
+        await schema.require_usable(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
+        key_ring = await maintenance.open_key_ring(database, settings)
     except BaseException:
         await database.close()
         raise
     return IntegrationsService(settings=settings, clock=clock, database=database, key_ring=key_ring)
-
-
-async def migrate(settings: IntegrationsSettings) -> None:
-    """Bring the schema to the newest step, and make the key ring if there is none: replicas share both.
-
-    Raises SettingsError when the key ring does not fit the database.
-    """
-    from servicekit import migrations  # noqa: PLC0415  # a process that serves has no need of Alembic
-
-    database = Database.open(settings.database_url, name="textway-integrations")
-    try:
-        await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
-        await _open_key_ring(database, settings)
-    finally:
-        await database.close()
-
-
-async def rotate_key_ring(settings: IntegrationsSettings) -> int:
-    """Put a new key at the head of the ring and encrypt every stored secret with it; return how many there were.
-
-    The service must not be running, because it reads the ring at its start: raises SettingsError when a process of it
-    is seen on the database. Old keys stay in the file, since backups of the database need them. A crash on the way does
-    no harm: run it again.
-    """
-    database = Database.open(settings.database_url, name="textway-integrations")
-    try:
-        await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
-        key_ring = (await _open_key_ring(database, settings)).with_new_key()
-        running = 0 if database.is_exclusive else await count_running(SqlNodeStore(database, key_ring), SystemClock())
-        if running:
-            raise SettingsError(f"{running} processes of Integrations use this database: stop them first")
-        # The file comes first: a key that has sealed something must never be lost.
-        key_ring.save(settings.key_ring_path)
-        count = await SqlIntegrationStore(database, key_ring).reseal()
-    finally:
-        await database.close()
-    log.info("key ring rotated", secrets=count)
-    return count
-
-
-async def _open_key_ring(database: Database, settings: IntegrationsSettings) -> KeyRing:
-    path = settings.key_ring_path
-    # A new ring in the place of a lost one would open nothing that is stored.
-    key_ring = KeyRing.open(path, may_create=not await holds_secrets(database))
-    unreadable = await SqlIntegrationStore(database, key_ring).count_unreadable_secrets()
-    if unreadable:
-        raise SettingsError(
-            f"key ring {path}: it does not open {unreadable} of the stored secrets."
-            " Put back the keys that they were made with, one a line, below the newest."
-        )
-    return key_ring

@@ -14,7 +14,7 @@ from typing import Final
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
 from servicekit.settings import SettingsError, load
-from services.delivery import service as delivery
+from services.delivery import maintenance
 from services.delivery.settings import DeliverySettings
 from services.launcher import databases
 from services.launcher.places import KEY_RING, Places, places
@@ -90,8 +90,8 @@ async def hold_queue() -> str:
     """Hold all messages that Delivery's database says are to be sent; return the words to print."""
     await databases.require("delivery")
     settings = load(DeliverySettings)
-    await delivery.migrate(settings)
-    held = await delivery.hold_queue(settings, SystemClock())
+    await maintenance.migrate(settings)
+    held = await maintenance.hold_queue(settings, SystemClock())
     return f"{held:,} messages are held as `unknown`: docs/guides/backup-and-restore.md tells how to send or end them"
 
 

@@ -18,6 +18,7 @@ from servicekit import clients, tls
 from servicekit.clock import SystemClock
 from servicekit.server import RunningServer
 from servicekit.settings import UNIX, load
+from services.integrations import maintenance
 from services.integrations import service as integrations
 from services.integrations.settings import IntegrationsSettings
 from services.launcher import databases, health
@@ -105,7 +106,7 @@ async def set_tenant_active(tenant: str, *, active: bool) -> str:
 async def rotate_key_ring() -> None:
     """Encrypt every secret with a new key."""
     await databases.require("integrations")
-    await integrations.rotate_key_ring(load(IntegrationsSettings))
+    await maintenance.rotate_key_ring(load(IntegrationsSettings))
 
 
 async def _first_key() -> tuple[str, bool]:
@@ -140,7 +141,7 @@ async def _keys() -> AsyncIterator[keys_service_pb2_grpc.KeysServiceAsyncStub]:
 async def _own_integrations(settings: IntegrationsSettings) -> AsyncIterator[str]:
     await databases.require("integrations")
     here = settings.model_copy(update={"integrations_listen": "127.0.0.1:0", "integrations_metrics_listen": ""})
-    await integrations.migrate(here)
+    await maintenance.migrate(here)
     service = await integrations.build(here, SystemClock())
     running = await RunningServer.start([service], here)
     try:

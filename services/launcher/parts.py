@@ -35,11 +35,11 @@ async def _build_integrations(clock: Clock) -> Service:
 
 
 async def _migrate_integrations() -> None:
-    from services.integrations import service as integrations
+    from services.integrations import maintenance
     from services.launcher import databases
 
     await databases.reach("integrations")
-    await integrations.migrate(load(IntegrationsSettings))
+    await maintenance.migrate(load(IntegrationsSettings))
 
 
 async def _build_ingress(clock: Clock) -> Service:
@@ -59,11 +59,11 @@ async def _build_delivery(clock: Clock) -> Service:
 
 
 async def _migrate_delivery() -> None:
-    from services.delivery import service as delivery
+    from services.delivery import maintenance
     from services.launcher import databases
 
     await databases.reach("delivery")
-    await delivery.migrate(load(DeliverySettings))
+    await maintenance.migrate(load(DeliverySettings))
 
 
 PARTS: Final[Mapping[str, Part]] = {

@@ -15,8 +15,8 @@ from sqlmodel import SQLModel
 
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service as delivery
-from services.integrations import service as integrations
+from services.delivery import maintenance as delivery
+from services.integrations import maintenance as integrations
 
 # What was there before the rule. Nothing runs on a schema from before these.
 BASELINES = {"delivery": "0005", "integrations": "0004"}

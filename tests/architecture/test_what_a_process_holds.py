@@ -44,3 +44,21 @@ def test_what_keeps_the_children_running_imports_nothing_of_theirs():
     done = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True)
 
     assert set(done.stdout.split()) & {"click", "grpc", "pydantic", "servicekit", "structlog", "textway"} == set()
+
+
+@pytest.mark.parametrize("name", ["integrations", "delivery"])
+def test_who_brings_a_database_up_to_date_imports_nothing_that_serves(tmp_path, name):
+    program = (
+        "import asyncio, sys\n"
+        "from services.__main__ import PARTS\n"
+        f"asyncio.run(PARTS[{name!r}].migrate())\n"
+        "print(*{each.partition('.')[0] for each, module in sys.modules.items() if module is not None})\n"
+    )
+    command = [sys.executable, "-c", program]
+
+    done = subprocess.run(
+        command, env={"TEXTWAY_DATA_DIR": str(tmp_path)}, check=True, timeout=60, capture_output=True, text=True
+    )
+
+    # Each start of `textway up` waits for this.
+    assert set(done.stdout.split()) & {"textway", "asyncpg", "aiohttp", "phonenumbers", "smpp34", "yaml"} == set()

@@ -10,7 +10,7 @@ import pytest
 
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service, sql_backlog
+from services.delivery import maintenance, sql_backlog
 from services.delivery.backlog import MessageBacklog, WebhookBacklog
 from services.delivery.sql_backlog import SqlBacklog
 from services.delivery.sql_store import SqlMessageStore
@@ -27,7 +27,7 @@ NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
 @pytest.fixture
 async def database(database_url) -> AsyncIterator[Database]:
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield database
     await database.close()
 

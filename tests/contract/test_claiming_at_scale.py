@@ -23,7 +23,7 @@ from sqlalchemy import text
 from servicekit import migrations
 from servicekit.clock import to_milliseconds
 from servicekit.database import Database
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import Failure, FailureReason, NewMessage, Outcome, Status
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import FinishedAttempt, StartedAttempt
@@ -160,7 +160,7 @@ async def all_claimers(url: str) -> list[list[Held]]:
 @pytest.mark.timeout(IN_TIME_SECONDS * 2)
 async def test_eight_claimers_hold_each_message_one_at_a_time_and_starve_none(postgres_database):
     async with opened(postgres_database) as database:
-        await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+        await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         messages = [new_message(datetime.now(UTC), f"wkh_{number % 5}") for number in range(MESSAGES)]
         await add_all(SqlMessageStore(database), messages)
 
@@ -274,7 +274,7 @@ async def test_a_claim_reads_the_due_rows_that_it_takes_and_no_finished_ones(eng
     now = datetime(2026, 6, 12, tzinfo=UTC)
     limit = 100
     async with opened(engine_url) as database:
-        await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+        await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         store = SqlMessageStore(database)
         await add_finished(database, FINISHED)
         # The statistics are of an empty queue, as they mostly are where the queue is kept up with.
@@ -308,7 +308,7 @@ async def test_a_claim_takes_as_long_beside_two_million_finished_messages_as_bes
             other_url = stack.enter_context(new_database(postgres_url))
         async with opened(engine_url) as full, opened(other_url) as empty:
             for database in (full, empty):
-                await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+                await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
             await add_finished(full, FINISHED)
             took: dict[str, list[float]] = {"full": [], "empty": []}
             for number in range(120):

@@ -9,7 +9,7 @@ import pytest
 
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import OnUnknown, Outcome, Resolution, Status
 from services.delivery.sql_backlog import SqlBacklog
 from services.delivery.sql_hold import hold_queue
@@ -25,7 +25,7 @@ LATER = NOW + timedelta(minutes=1)
 @pytest.fixture
 async def database(database_url) -> AsyncIterator[Database]:
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield database
     await database.close()
 

@@ -14,7 +14,7 @@ from servicekit.database import Database
 from servicekit.errors import NotFoundError, UnavailableError
 from services.integrations.domain import IntegrationChanges
 from services.integrations.key_ring import KeyRing
-from services.integrations.service import MIGRATIONS, VERSION_TABLE
+from services.integrations.maintenance import MIGRATIONS, VERSION_TABLE
 from services.integrations.sql_nodes import SqlNodeStore
 from services.integrations.sql_rows import KEPT_CHANGES
 from services.integrations.sql_store import SqlIntegrationStore

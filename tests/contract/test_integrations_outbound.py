@@ -18,7 +18,7 @@ from servicekit.ids import new_id
 from services.integrations.domain import IntegrationChanges, KeptAnswer, RepeatableCall
 from services.integrations.errors import NoWebhookConfigError
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
-from services.integrations.service import MIGRATIONS, VERSION_TABLE
+from services.integrations.maintenance import MIGRATIONS, VERSION_TABLE
 from services.integrations.signing_secrets import NO_SECRETS, OldSecret, SigningSecrets
 from services.integrations.sql_sealed import holds_secrets
 from services.integrations.sql_store import SqlIntegrationStore

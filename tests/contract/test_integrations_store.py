@@ -35,7 +35,7 @@ from services.integrations.domain import (
     sha256,
 )
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
-from services.integrations.service import MIGRATIONS, VERSION_TABLE
+from services.integrations.maintenance import MIGRATIONS, VERSION_TABLE
 from services.integrations.signing_secrets import NO_SECRETS, OldSecret, SigningSecrets
 from services.integrations.sql_sealed import holds_secrets
 from services.integrations.sql_store import MAX_OLD_KEYS, SqlIntegrationStore

@@ -13,7 +13,7 @@ import pytest
 from servicekit import migrations
 from servicekit.database import Database
 from servicekit.paging import PageRequest
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import (
     BatchPlace,
     DedupeKey,
@@ -53,7 +53,7 @@ TENANT = "ten_a"
 @pytest.fixture
 async def store(database_url) -> AsyncIterator[SqlMessageStore]:
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield SqlMessageStore(database)
     await database.close()
 
@@ -820,7 +820,7 @@ async def test_a_message_keeps_the_request_that_it_came_by_for_whoever_sends_it_
 
 async def test_who_watches_hears_of_messages_that_receipts_have_moved_and_of_no_others(database_url):
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     heard: list[Message] = []
     store = SqlMessageStore(database, on_moved=heard.extend)
     await store.add([new_message()])

@@ -11,7 +11,7 @@ import pytest
 
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import Failure, FailureReason, Outcome, Receipt, Status
 from services.delivery.receipt_rules import PARKED_FOR
 from services.delivery.sql_store import SqlMessageStore
@@ -26,7 +26,7 @@ LATER = NOW + timedelta(seconds=60)
 @pytest.fixture
 async def store(database_url) -> AsyncIterator[SqlMessageStore]:
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield SqlMessageStore(database)
     await database.close()
 
@@ -481,7 +481,7 @@ class TestMissingReceipts:
 @pytest.mark.parametrize("outcome", [(Outcome.TAKEN, Status.SENT), (Outcome.REFUSED, Status.FAILED)])
 async def test_tells_nothing_of_an_outcome_when_a_receipt_was_quicker(database_url, quicker, outcome):
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     announced: list[Status] = []
     store = SqlMessageStore(database, announce=lambda message: announced.append(message.status) or ())
     message = new_message()

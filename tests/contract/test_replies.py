@@ -13,7 +13,7 @@ from servicekit import migrations
 from servicekit.database import Database
 from servicekit.ids import new_id
 from servicekit.paging import PageRequest
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import Failure, FailureReason, NewMessage, Outcome, Receipt, Reply, Status
 from services.delivery.optouts import OptOutWords
 from services.delivery.replies import LONGEST_WINDOW, InboundFilter, OptOutSource, ReceivedReply
@@ -64,7 +64,7 @@ class Stores:
 @pytest.fixture
 async def stores(database_url) -> AsyncIterator[Stores]:
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield Stores(
         messages=SqlMessageStore(database), replies=SqlReplyStore(database), webhooks=SqlWebhookStore(database)
     )

@@ -11,7 +11,7 @@ import pytest
 
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import Failure, FailureReason, Status
 from services.delivery.pacing import HORIZON_US, Limit, Limits, Wish
 from services.delivery.sql_carriers import SqlCarrierStore
@@ -26,7 +26,7 @@ LEASE = NOW + timedelta(seconds=30)
 @pytest.fixture
 async def database(database_url) -> AsyncIterator[Database]:
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield database
     await database.close()
 

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from servicekit import ids, migrations
 from servicekit.database import Database
 from servicekit.paging import PageRequest
-from services.delivery import service, sql_webhook_queue
+from services.delivery import maintenance, sql_webhook_queue
 from services.delivery.sql_webhook_attempts import CUT_OFF
 from services.delivery.sql_webhooks import SqlWebhookStore
 from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits
@@ -43,7 +43,7 @@ numbers = itertools.count()
 @pytest.fixture
 async def database(database_url) -> AsyncIterator[Database]:
     database = Database.open(database_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield database
     await database.close()
 
@@ -457,7 +457,7 @@ async def test_keeps_both_limits_when_many_processes_claim_at_once(postgres_data
         databases = [Database.open(postgres_database) for _ in range(4)]
         for database in databases:
             stack.push_async_callback(database.close)
-        await migrations.migrate(databases[0], service.MIGRATIONS, service.VERSION_TABLE)
+        await migrations.migrate(databases[0], maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         stores = [SqlWebhookStore(database) for database in databases]
         await stores[0].add([new_delivery(f"wkh_{number % 12}", tenant_id="ten_a") for number in range(240)])
         in_flight: dict[str, ClaimedWebhook] = {}
@@ -526,7 +526,7 @@ class Actors:
 
 async def test_no_two_calls_wait_for_each_other(postgres_database):
     watched = Database.open(postgres_database)
-    await migrations.migrate(watched, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(watched, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     before = await locks.circles(watched)
     async with contextlib.AsyncExitStack() as stack:
         databases = [Database.open(postgres_database) for _ in range(4)]
@@ -691,7 +691,7 @@ async def test_leaves_nothing_behind_of_a_delivery_that_is_removed_as_it_is_repl
         here, there = [Database.open(postgres_database) for _ in range(2)]
         for database in (here, there):
             stack.push_async_callback(database.close)
-        await migrations.migrate(here, service.MIGRATIONS, service.VERSION_TABLE)
+        await migrations.migrate(here, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         store = SqlWebhookStore(there)
         delivery, later = new_delivery(), new_delivery("wkh_2", next_at=LEASE)
         await store.add([delivery, later])

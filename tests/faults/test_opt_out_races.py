@@ -18,7 +18,7 @@ from sqlalchemy import text
 from servicekit import migrations
 from servicekit.database import Database
 from servicekit.ids import new_id
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import NewMessage, Reply
 from services.delivery.optouts import OptOutWords
 from services.delivery.sql_replies import SqlReplyStore
@@ -120,7 +120,7 @@ def dated_postgres_url() -> Iterator[str]:
 @pytest.mark.timeout(IN_TIME_SECONDS * 2)
 async def test_no_attempt_starts_after_an_opt_out_is_committed(dated_postgres_url, figures):
     database = Database.open(dated_postgres_url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     context = multiprocessing.get_context("spawn")
     line, ended = context.Barrier(PROCESSES), context.Queue()
     processes = [

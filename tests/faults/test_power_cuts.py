@@ -9,7 +9,7 @@ import pytest
 
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import NewMessage, Outcome, Receipt, Status
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import FinishedAttempt
@@ -72,7 +72,7 @@ async def work(store: SqlMessageStore) -> None:
 async def workload(tmp_path: Path) -> Workload:
     path = tmp_path / powercut.DATABASE
     database = Database.open(f"sqlite:///{path}")
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     await database.close()
     base = path.read_bytes()
     database = Database.open(f"sqlite:///{path}")

@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import Outcome, Receipt, Status
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import (
@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 @pytest.fixture
 async def database(tmp_path) -> AsyncIterator[Database]:
     database = Database.open(f"sqlite:///{tmp_path / 'delivery.db'}")
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield database
     await database.close()
 

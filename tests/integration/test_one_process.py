@@ -16,10 +16,12 @@ from servicekit.clients import open_channel
 from servicekit.clock import SystemClock
 from servicekit.server import RunningServer
 from servicekit.settings import ProcessSettings
+from services.delivery import maintenance as delivery_maintenance
 from services.delivery import service as delivery
 from services.delivery.settings import DeliverySettings
 from services.ingress import service as ingress
 from services.ingress.settings import IngressSettings
+from services.integrations import maintenance as integrations_maintenance
 from services.integrations import service as integrations
 from services.integrations.settings import IntegrationsSettings
 from tests.kit.ports import free_address
@@ -56,8 +58,8 @@ async def start(data_dir: Path, *, integrations_at: str, delivery_at: str, ingre
         integrations_address=integrations_at,
         delivery_address=delivery_at,
     )
-    await integrations.migrate(integrations_settings)
-    await delivery.migrate(delivery_settings)
+    await integrations_maintenance.migrate(integrations_settings)
+    await delivery_maintenance.migrate(delivery_settings)
     services = [
         await integrations.build(integrations_settings, clock),
         await delivery.build(delivery_settings, clock),

@@ -12,7 +12,7 @@ from servicekit.clients import open_channel
 from servicekit.clock import SystemClock
 from servicekit.server import RunningServer
 from services.ingress.integrations_replica import IntegrationsReplica
-from services.integrations import service
+from services.integrations import maintenance, service
 from services.integrations.settings import IntegrationsSettings
 from textway.integrations.v1.integrations_service_pb2_grpc import IntegrationsServiceStub
 from textway.integrations.v1.keys_service_pb2_grpc import KeysServiceStub
@@ -108,7 +108,7 @@ async def start_node(settings: IntegrationsSettings, *, hears: bool = True) -> N
 @contextlib.asynccontextmanager
 async def nodes(settings: IntegrationsSettings, *, count: int = 2) -> AsyncIterator[list[NodeUnderTest]]:
     """Start some on an empty database, all at once; stop them, and those that are added, at the end."""
-    await service.migrate(settings)
+    await maintenance.migrate(settings)
     started = list(await asyncio.gather(*(start_node(settings) for _ in range(count))))
     try:
         for node in started:

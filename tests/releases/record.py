@@ -13,8 +13,8 @@ from cryptography.fernet import Fernet
 
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service as delivery_service
-from services.integrations import service as integrations_service
+from services.delivery import maintenance as delivery_service
+from services.integrations import maintenance as integrations_service
 from services.integrations.key_ring import KeyRing
 from tests.fakes.postgres import new_database, shared_url
 from tests.releases import delivery, integrations

@@ -11,12 +11,12 @@ import pytest
 from servicekit import migrations
 from servicekit.database import Database
 from servicekit.paging import PageRequest
-from services.delivery import service as delivery_service
+from services.delivery import maintenance as delivery_service
 from services.delivery.domain import MessageFilter, Outcome, Status
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.sql_webhooks import SqlWebhookStore
 from services.delivery.webhooks import WebhookFilter
-from services.integrations import service as integrations_service
+from services.integrations import maintenance as integrations_service
 from services.integrations.key_ring import KeyRing
 from tests.contract.test_message_store import NOW, TENANT
 from tests.contract.test_message_store import finished as message_finished

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from benchmarks import fill
 from servicekit import migrations
 from servicekit.database import Database
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.domain import NewMessage, Outcome, Status
 from services.delivery.sql_store import SqlMessageStore
 from services.delivery.store import FinishedAttempt
@@ -29,7 +29,7 @@ def url(tmp_path) -> str:
 
 async def leave_behind(url: str, *, finished: bool) -> None:
     database = Database.open(url)
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     store = SqlMessageStore(database)
     await store.add([new_message(number) for number in range(ORIGINALS)])
     if finished:

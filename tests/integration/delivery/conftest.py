@@ -17,7 +17,7 @@ from servicekit.clock import SystemClock
 from servicekit.errors import Kind, ServiceError
 from servicekit.ids import new_secret
 from servicekit.server import CALL_GRACE_SECONDS, RunningServer
-from services.delivery import service
+from services.delivery import maintenance, service
 from services.delivery.settings import DeliverySettings
 from tests.kit.ports import free_address
 from textway.delivery.v1 import message_pb2, messages_service_pb2
@@ -156,7 +156,7 @@ async def unstarted_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> As
         drain_seconds=CALL_GRACE_SECONDS + 0.2,
     )
     world = World(registry=FakeRegistry(settings.integrations_address), settings=settings, clock=ShiftedClock())
-    await service.migrate(settings)
+    await maintenance.migrate(settings)
     yield world
     for name in list(world.running):
         await world.stop(name)

@@ -12,7 +12,7 @@ import pytest
 from servicekit import migrations
 from servicekit.database import Database
 from servicekit.paging import PageRequest
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.carrier_monitor import CarrierMonitor
 from services.delivery.carriers.base import Capability, Failure, FailureReason, Taken, TryLater
 from services.delivery.carriers.registry import Carriers
@@ -59,7 +59,7 @@ class Line:
 @pytest.fixture
 async def database():
     database = Database.open("sqlite://")
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield database
     await database.close()
 

@@ -16,7 +16,7 @@ from servicekit import ids, migrations
 from servicekit.database import Database
 from servicekit.errors import UnavailableError
 from servicekit.paging import PageRequest
-from services.delivery import service
+from services.delivery import maintenance
 from services.delivery.deliver_webhooks import GONE_REASON, WORN_OUT_REASON, DeliverWebhooks, Target
 from services.delivery.sql_webhooks import SqlWebhookStore
 from services.delivery.webhook_schedule import DELAYS
@@ -113,7 +113,7 @@ class World:
 @pytest.fixture
 async def store() -> AsyncIterator[SqlWebhookStore]:
     database = Database.open("sqlite://")
-    await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     yield SqlWebhookStore(database)
     await database.close()
 

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.message import Message
 from pydantic import SecretStr
 
-from services.delivery import service
+from services.delivery import maintenance
 from tests.integration.delivery.conftest import Metadata, World, refusal_of
 from textway.delivery.v1.inbound_service_pb2 import ListInboundRequest
 from textway.delivery.v1.inbound_service_pb2_grpc import InboundServiceStub
@@ -32,7 +32,7 @@ DELIVERIES = (WebhookDeliveriesServiceStub, "ListWebhookDeliveries")
 async def world(unstarted_world: World, postgres_database: str) -> World:
     url = SecretStr(postgres_database)
     unstarted_world.settings = unstarted_world.settings.model_copy(update={"delivery_database_url": url})
-    await service.migrate(unstarted_world.settings)
+    await maintenance.migrate(unstarted_world.settings)
     await unstarted_world.serve_registry()
     await unstarted_world.serve_delivery()
     return unstarted_world

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from servicekit.clients import open_channel
 from servicekit.clock import SystemClock
 from servicekit.server import RunningServer
-from services.integrations import service
+from services.integrations import maintenance, service
 from services.integrations.settings import IntegrationsSettings
 from textway.integrations.v1 import keys_service_pb2
 from textway.integrations.v1.integrations_service_pb2_grpc import IntegrationsServiceStub
@@ -61,7 +61,7 @@ def serving() -> Callable[[IntegrationsSettings], contextlib.AbstractAsyncContex
 
     @contextlib.asynccontextmanager
     async def serve(settings: IntegrationsSettings) -> AsyncIterator[Clients]:
-        await service.migrate(settings)
+        await maintenance.migrate(settings)
         running = await RunningServer.start([await service.build(settings, SystemClock())], settings)
         try:
             async with open_channel(running.addresses["integrations"]) as channel:

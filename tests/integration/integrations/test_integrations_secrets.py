@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from servicekit.clock import SystemClock
 from servicekit.settings import SettingsError
-from services.integrations import service
+from services.integrations import maintenance, service
 from services.integrations.key_ring import KeyRing
 from textway.integrations.v1.integrations_service_pb2 import (
     CreateIntegrationRequest,
@@ -149,7 +149,7 @@ async def test_secrets_survive_a_rotation_of_the_key_ring(settings, serving, own
         asked = GetWebhookTargetsRequest(tenant_id=(await tenant_id(clients)), integration_id=made.id)
         targets = await clients.registry.GetWebhookTargets(asked)
 
-    count = await service.rotate_key_ring(settings)
+    count = await maintenance.rotate_key_ring(settings)
 
     old, new = settings.key_ring_path.read_text().splitlines()[::-1]
     assert count == 5

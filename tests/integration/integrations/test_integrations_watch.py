@@ -14,7 +14,7 @@ import pytest
 from servicekit.clients import open_channel
 from servicekit.clock import SystemClock
 from servicekit.server import RunningServer
-from services.integrations import service, watch_integrations
+from services.integrations import maintenance, service, watch_integrations
 from textway.integrations.v1.integrations_service_pb2 import (
     CreateIntegrationRequest,
     DeleteIntegrationRequest,
@@ -220,7 +220,7 @@ async def test_revisions_grow_across_restarts(settings, serving, owner):
 
 
 async def test_an_open_watch_does_not_hold_up_a_stop(settings):
-    await service.migrate(settings)
+    await maintenance.migrate(settings)
     running = await RunningServer.start([await service.build(settings, SystemClock())], settings)
     async with open_channel(running.addresses["integrations"]) as channel:
         call = RegistryServiceStub(channel).WatchIntegrations()

@@ -11,7 +11,7 @@ import pytest
 
 from servicekit.errors import NotFoundError
 from servicekit.settings import SettingsError
-from services.integrations import service
+from services.integrations import maintenance
 from services.integrations.domain import sha256
 from tests.kit.nodes import nodes, start_node, until
 from textway.integrations.v1.integrations_service_pb2 import (
@@ -285,7 +285,7 @@ async def test_the_key_ring_is_not_rotated_under_a_running_process(settings, two
     made = await create(two[0], owner)
 
     with pytest.raises(SettingsError, match="2 processes of Integrations"):
-        await service.rotate_key_ring(settings)
+        await maintenance.rotate_key_ring(settings)
 
     assert (await two[1].replica.by_ingress_key(sha256(made.ingress_key))).id == made.id
     with pytest.raises(NotFoundError):

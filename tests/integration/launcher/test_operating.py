@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from servicekit.settings import load
-from services.integrations import service as integrations
+from services.integrations import maintenance
 from services.integrations.settings import IntegrationsSettings
 from services.launcher import backup, operating
 from services.launcher.places import NotThereError
@@ -43,7 +43,7 @@ async def test_makes_no_installation_where_there_is_none(data_dir, command):
 
 
 async def test_works_on_an_installation_that_does_not_run(data_dir):
-    await integrations.migrate(load(IntegrationsSettings))
+    await maintenance.migrate(load(IntegrationsSettings))
 
     made = await operating.create_key("", "nightly job")
 

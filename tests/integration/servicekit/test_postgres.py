@@ -17,7 +17,7 @@ from servicekit import migrations, postgres, schema
 from servicekit.database import Database
 from servicekit.errors import UnavailableError
 from servicekit.settings import SettingsError
-from services.delivery import service as delivery
+from services.delivery import maintenance
 from tests.fakes.postgres import execute, new_database, running_server
 
 TOLD_WITHIN_SECONDS = 2.0
@@ -344,10 +344,12 @@ def test_refuses_a_url_that_it_can_not_use(url):
 async def test_migrating_from_two_processes_at_once_is_done_once(postgres_database):
     databases = [Database.open(postgres_database) for _ in range(4)]
 
-    await asyncio.gather(*(migrations.migrate(each, delivery.MIGRATIONS, delivery.VERSION_TABLE) for each in databases))
+    await asyncio.gather(
+        *(migrations.migrate(each, maintenance.MIGRATIONS, maintenance.VERSION_TABLE) for each in databases)
+    )
 
     for each in databases:
-        await schema.require_usable(each, delivery.MIGRATIONS, delivery.VERSION_TABLE)
+        await schema.require_usable(each, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         await each.close()
 
 
@@ -355,7 +357,7 @@ async def test_refuses_to_start_while_steps_are_pending(postgres_database):
     database = Database.open(postgres_database)
 
     with pytest.raises(SettingsError, match="run `textway migrate`"):
-        await schema.require_usable(database, delivery.MIGRATIONS, delivery.VERSION_TABLE)
+        await schema.require_usable(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
 
     await database.close()
 
@@ -363,10 +365,10 @@ async def test_refuses_to_start_while_steps_are_pending(postgres_database):
 @pytest.mark.faults
 async def test_a_service_that_starts_during_an_outage_waits_for_its_end(stoppable):
     server, database = stoppable
-    await migrations.migrate(database, delivery.MIGRATIONS, delivery.VERSION_TABLE)
+    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     server.stop()
 
-    starting = asyncio.create_task(schema.require_usable(database, delivery.MIGRATIONS, delivery.VERSION_TABLE))
+    starting = asyncio.create_task(schema.require_usable(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE))
     await asyncio.sleep(0.3)
     assert not starting.done()
     server.start()
