@@ -15,13 +15,9 @@ import uvloop
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit import clients, tls
-from servicekit.clock import SystemClock
-from servicekit.server import RunningServer
 from servicekit.settings import UNIX, load
-from services.integrations import maintenance
-from services.integrations import service as integrations
 from services.integrations.settings import IntegrationsSettings
-from services.launcher import databases, health
+from services.launcher import health
 from services.launcher.runtime import running_address
 from textway.integrations.v1 import keys_service_pb2, keys_service_pb2_grpc
 
@@ -105,6 +101,9 @@ async def set_tenant_active(tenant: str, *, active: bool) -> str:
 
 async def rotate_key_ring() -> None:
     """Encrypt every secret with a new key."""
+    from services.integrations import maintenance
+    from services.launcher import databases
+
     await databases.require("integrations")
     await maintenance.rotate_key_ring(load(IntegrationsSettings))
 
@@ -139,11 +138,16 @@ async def _keys() -> AsyncIterator[keys_service_pb2_grpc.KeysServiceAsyncStub]:
 
 @contextlib.asynccontextmanager
 async def _own_integrations(settings: IntegrationsSettings) -> AsyncIterator[str]:
+    # Who reaches a running one, as `up` does for its greeting, is not to wait for all that a service imports.
+    from servicekit.clock import SystemClock
+    from servicekit.server import RunningServer
+    from services.integrations import maintenance, service
+    from services.launcher import databases
+
     await databases.require("integrations")
     here = settings.model_copy(update={"integrations_listen": "127.0.0.1:0", "integrations_metrics_listen": ""})
     await maintenance.migrate(here)
-    service = await integrations.build(here, SystemClock())
-    running = await RunningServer.start([service], here)
+    running = await RunningServer.start([await service.build(here, SystemClock())], here)
     try:
         yield running.addresses["integrations"]
     finally:

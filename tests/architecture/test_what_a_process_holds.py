@@ -62,3 +62,14 @@ def test_who_brings_a_database_up_to_date_imports_nothing_that_serves(tmp_path, 
 
     # Each start of `textway up` waits for this.
     assert set(done.stdout.split()) & {"textway", "asyncpg", "aiohttp", "phonenumbers", "smpp34", "yaml"} == set()
+
+
+def test_who_asks_a_running_integrations_imports_nothing_of_its_own():
+    program = (
+        "import sys; from services.launcher import operating; print(*{each.partition('.')[0] for each in sys.modules})"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True)
+
+    # `textway up` is ready when its greeting has asked.
+    assert set(done.stdout.split()) & {"sqlalchemy", "sqlmodel", "cryptography", "asyncpg"} == set()
