@@ -202,26 +202,53 @@ def test_a_preflight_grants_nothing(client: httpx.Client) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
-@pytest.mark.parametrize("body", ['{"to":', "[1]", "not json", '{"to":{"a":1}}', '{"to":"\udcff"}', '{"to":"\\ud800"}'])
-def test_a_body_that_is_not_the_json_of_a_management_call(gate: Gateway, client: httpx.Client, body: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ('{"to":', "no valid JSON at its end"),
+        ('{"to":"a" "text":"b"}', 'no valid JSON before `"text":"b"}`: expected , or }'),
+        ("not json", "no valid JSON before `not json`"),
+        ("[1]", "no JSON object"),
+        ('{"to":"\udcff"}', 'no valid JSON before `?"}`'),
+        ('{"to":"\\ud800"}', 'no valid JSON before `\\ud800"}`'),
+        ('{"a":' * 200 + "1" + "}" * 200, "nested too deep"),
+    ],
+)
+def test_says_where_a_body_is_no_json(gate: Gateway, client: httpx.Client, body: str, what: str) -> None:
     answer = client.post("/v1/messages", content=body.encode("utf-8", "surrogateescape"))
 
-    assert_error(answer, 400, "invalid_json")
+    assert what in assert_error(answer, 400, "invalid_json")["message"]
     assert gate.stubs.calls == []
 
 
-def test_says_that_a_number_does_not_take_the_place_of_a_string(client: httpx.Client) -> None:
-    answer = client.post("/v1/messages", json={"to": 6581230000, "text": "Hello"})
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field", "wanted"),
+    [
+        ("POST", "/v1/messages", {"to": 6581230000, "text": "Hello"}, "to", "must be a string"),
+        ("POST", "/v1/messages", {"to": {"a": 1}}, "to", "must not be an object"),
+        ("POST", "/v1/messages", {"to": ["a"]}, "", "a field has an array in the place of one value"),
+        ("POST", "/v1/ingress", {"maxSegments": 'for "two" type'}, "maxSegments", "must be a whole number"),
+        ("POST", "/v1/ingress", {"outboundEnabled": "perhaps"}, "outboundEnabled", "must be true or false"),
+        ("POST", "/v1/ingress", {"outboundEvents": ["a", 1]}, "outboundEvents", "has a value that must be a string"),
+        ("POST", "/v1/ingress", {"dedupe": "order"}, "dedupe", "must be an object"),
+        ("POST", "/v1/ingress", {"dedupe": {"key": 1}}, "dedupe.key", "must be a string"),
+        ("PATCH", "/v1/ingress/wkh_1", {"id": "wkh_2"}, "id", "must be left out, or be what the address says"),
+        ("POST", "/v1/webhook-deliveries/replay", {"since": "yesterday"}, "since", "must be a time such as"),
+        ("GET", "/v1/messages?pageSize=many", None, "pageSize", "must be a whole number"),
+        ("GET", "/v1/messages?pageSize=1&pageSize=2", None, "pageSize", "is there twice"),
+        ("GET", "/v1/messages?createdAfter=yesterday", None, "createdAfter", "must be a time such as"),
+        ("GET", "/v1/messages?createdAfter=2026-06-12", None, "createdAfter", "must be a time such as"),
+    ],
+)
+def test_names_the_field_whose_value_has_the_wrong_type(
+    gate: Gateway, client: httpx.Client, method: str, path: str, body: object, field: str, wanted: str
+) -> None:
+    answer = client.request(method, path, json=body)
 
-    assert "a field has the wrong type, as a number does in the place of a string" in answer.json()["message"]
-
-
-@pytest.mark.parametrize("query", ["pageSize=many", "createdAfter=yesterday", "createdAfter=2026-06-12"])
-def test_a_query_parameter_of_the_wrong_type(gate: Gateway, client: httpx.Client, query: str) -> None:
-    body = assert_error(client.get(f"/v1/messages?{query}"), 400, "validation_error")
-
-    assert "write times as 2026-06-12T14:32:00Z and numbers in digits" in body["message"]
-    assert body["issues"]
+    error = assert_error(answer, 400, "validation_error")
+    assert [issue["path"] for issue in error["issues"]] == [field]
+    assert error["issues"][0]["message"].startswith(wanted)
+    assert wanted.lower() in error["message"].lower()
     assert gate.stubs.calls == []
 
 
