@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX: Final = "TEXTWAY_"
@@ -14,6 +16,17 @@ MAX_PORT: Final = 65_535
 UNIX: Final = "unix:"  # before the path of a socket
 # A Unix socket's path has at most 107 bytes on Linux and 103 on macOS.
 MAX_SOCKET_PATH: Final = 100
+
+
+def reads_as(form: str, pattern: str) -> AfterValidator:
+    """Demand the pattern of a value; `form` says it in words to whoever wrote another."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {form}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _has_a_port(address: str) -> str:
@@ -43,18 +56,26 @@ def _can_be_served(address: str) -> str:
 
 
 _HOST_AND_PORT: Final = r"\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}"
-Address = Annotated[str, StringConstraints(pattern=f"^{_HOST_AND_PORT}$"), AfterValidator(_has_a_port)]
+Address = Annotated[
+    str, reads_as("a host and a port, as in 127.0.0.1:7101", _HOST_AND_PORT), AfterValidator(_has_a_port)
+]
 # Where a service is: `host:port`, or a socket of this machine, `unix:/path`. What passes there is not enciphered: its
 # folder says who may call.
 ServiceAddress = Annotated[
-    str, StringConstraints(pattern=f"^({UNIX}.*|{_HOST_AND_PORT})$"), AfterValidator(_can_be_served)
+    str,
+    reads_as("a host and a port, as in 127.0.0.1:7101, or unix:/path", f"{UNIX}.*|{_HOST_AND_PORT}"),
+    AfterValidator(_can_be_served),
 ]
 PublicUrl = Annotated[
-    str, StringConstraints(pattern=r"^https?://[^\s/?#@]+[^\s?#]*$"), AfterValidator(_names_a_host_and_port)
+    str,
+    reads_as("an http or https URL without a query, such as https://sms.example.com", r"https?://[^\s/?#@]+[^\s?#]*"),
+    AfterValidator(_names_a_host_and_port),
 ]
 # An empty variable is one that is not set: files of settings and containers write it so.
 File = Annotated[Path | None, BeforeValidator(lambda path: path or None)]
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)
+# How pydantic begins what it says, and how all else here does.
+_BEGINNINGS: Final[Mapping[str, str]] = {"Value error, ": "", "Input should": "must", "String should": "must"}
 
 
 class SettingsError(Exception):
@@ -100,8 +121,16 @@ def load(settings_type: type[SettingsType]) -> SettingsType:
     try:
         return settings_type()
     except ValidationError as error:
-        lines = [
-            f"{ENV_PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-        ]
+        # A setting that may have one of several forms has a problem with each of them; the first is the one to tell.
+        problems: dict[str, str] = {}
+        for problem in error.errors(include_url=False, include_input=False):
+            problems.setdefault(str(problem["loc"][0]).upper(), _worded(problem["msg"]))
+        lines = [f"{ENV_PREFIX}{name}: {told}" for name, told in problems.items()]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _worded(problem: str) -> str:
+    for theirs, ours in _BEGINNINGS.items():
+        if problem.startswith(theirs):
+            return ours + problem.removeprefix(theirs)
+    return problem

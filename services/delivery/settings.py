@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
 from servicekit.egress_settings import EgressSettings
-from servicekit.settings import Address, PublicUrl, ServiceAddress
+from servicekit.settings import Address, PublicUrl, ServiceAddress, reads_as
 from servicekit.sms_text import MAX_TEXT_LENGTH
 
 
@@ -49,9 +49,9 @@ class DeliverySettings(EgressSettings):
     public_url: PublicUrl = Field(
         "http://127.0.0.1:8080", description="Address of the gateway as carriers reach it; begins every callback URL."
     )
-    simulator_number: str = Field(
-        "+6598765432", pattern=r"^\+[0-9]{5,15}$", description="The number that the simulated carrier sends from."
-    )
+    simulator_number: Annotated[
+        str, reads_as("a plus sign and 5 to 15 digits, as in +6598765432", r"\+[0-9]{5,15}")
+    ] = Field("+6598765432", description="The number that the simulated carrier sends from.")
 
     reply_window_seconds: int = Field(
         604_800,

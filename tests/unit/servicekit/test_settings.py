@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from pydantic import Field, SecretStr, ValidationError, field_validator
 
@@ -12,6 +14,7 @@ class ProbeSettings(ProcessSettings):
     """Settings with an address, a number and two secrets."""
 
     probe_listen: Address = Field("127.0.0.1:1", description="Where.")
+    probe_metrics_listen: Address | Literal[""] = Field("127.0.0.1:2", description="Where to be measured.")
     probe_url: PublicUrl = Field("http://127.0.0.1:8080", description="Where from outside.")
     probe_size: int = Field(1, ge=1, le=10, description="How many.")
     probe_secret: SecretStr = Field(SecretStr("unset-secret"), min_length=8, description="A secret.")
@@ -69,6 +72,29 @@ def test_names_a_bad_setting_with_its_prefix(setting, name, value):
 
     with pytest.raises(SettingsError, match=f"^TEXTWAY_{name}: ."):
         load(ProbeSettings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PROBE_SIZE", "11", "must be less than or equal to 10"),
+        ("PROBE_LISTEN", "7103", "must be a host and a port, as in 127.0.0.1:7101"),
+        ("PROBE_METRICS_LISTEN", "7103", "must be a host and a port, as in 127.0.0.1:7101"),
+        (
+            "PROBE_URL",
+            "sms.example.com",
+            "must be an http or https URL without a query, such as https://sms.example.com",
+        ),
+        ("PROBE_KEY", "correct-horse", "must begin with sk_"),
+    ],
+)
+def test_says_in_one_sentence_what_a_setting_must_be(setting, name, value, told):
+    setting(f"TEXTWAY_{name}", value)
+
+    with pytest.raises(SettingsError) as refused:
+        load(ProbeSettings)
+
+    assert str(refused.value) == f"TEXTWAY_{name}: {told}"
 
 
 def test_names_every_bad_setting(setting):
