@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from servicekit import wakeups
-from servicekit.settings import ENV_PREFIX, SettingsError
+from servicekit.settings import ENV_PREFIX, SettingsError, load
 from services.launcher import gateway_process
 from services.launcher.keep import Plan, become_keeper, report
 from services.launcher.processes import SERVICES, ServiceProcess, choose_addresses, planned, sockets_folder
@@ -79,8 +79,12 @@ def _prepare(
     settings: LauncherSettings, folder: Path, services: Sequence[ServiceProcess], addresses: Mapping[str, str]
 ) -> gateway_process.Prepared:
     from services.launcher import carriers_command, gateway
+    from services.launcher.parts import PARTS
 
-    carriers_command.read()  # so that a wrong file is told once, and before anything starts
+    # What is wrong in a setting or in a file is told once, and before anything starts.
+    for part in PARTS.values():
+        load(part.settings_type)
+    carriers_command.read()
     return gateway.prepare(
         folder,
         listen=f"{settings.http_host}:{settings.http_port}",

@@ -180,7 +180,8 @@ def test_tells_other_commands_where_the_services_are(up: Up) -> None:
 
 
 def test_gives_each_service_its_settings_by_the_environment(up: Up) -> None:
-    up.start_and_wait(TEXTWAY_BOOTSTRAP_KEY="sk_live_secret")
+    secret = "sk_live_" + "s" * 40
+    up.start_and_wait(TEXTWAY_BOOTSTRAP_KEY=secret)
 
     ingress, delivery = up.environment_of("ingress"), up.environment_of("delivery")
 
@@ -188,8 +189,8 @@ def test_gives_each_service_its_settings_by_the_environment(up: Up) -> None:
     assert ingress["TEXTWAY_INGRESS_METRICS_LISTEN"] != delivery["TEXTWAY_DELIVERY_METRICS_LISTEN"]
     assert ingress["TEXTWAY_PUBLIC_URL"] == f"http://127.0.0.1:{up.port}"
     assert Path(delivery["TEXTWAY_DATA_DIR"]).is_absolute()
-    assert delivery["TEXTWAY_BOOTSTRAP_KEY"] == "sk_live_secret"
-    assert "sk_live_secret" not in (up.folder / "run" / "supervisor.conf").read_text()
+    assert delivery["TEXTWAY_BOOTSTRAP_KEY"] == secret
+    assert secret not in (up.folder / "run" / "supervisor.conf").read_text()
 
 
 def test_starts_as_many_processes_of_ingress_as_it_is_told_and_waits_for_each(up: Up) -> None:
@@ -237,6 +238,17 @@ def test_refuses_a_port_that_is_taken_and_names_the_setting(up: Up) -> None:
     assert process.returncode == 1
     assert "TEXTWAY_HTTP_PORT" in errors
     assert str(up.port) in errors
+
+
+@pytest.mark.parametrize("setting", ["MAX_MESSAGES_PER_REQUEST", "MESSAGE_VALIDITY_SECONDS", "BOOTSTRAP_KEY"])
+def test_refuses_a_setting_of_any_service_before_anything_starts(up: Up, setting: str) -> None:
+    process = up.start(**{f"TEXTWAY_{setting}": "0"})
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert errors.startswith(f"refused: TEXTWAY_{setting}: ")
+    assert errors.count("\n") == 1
+    assert not list((up.folder / "logs").iterdir())
 
 
 @pytest.mark.parametrize(
