@@ -152,9 +152,10 @@ def _check_port(settings: LauncherSettings) -> None:
         try:
             probe.bind((settings.http_host, settings.http_port))
         except OSError as error:
+            at_fault = "HOST" if error.errno == errno.EADDRNOTAVAIL else "PORT"
             raise SettingsError(
-                f"{ENV_PREFIX}HTTP_PORT: {settings.http_host}:{settings.http_port} can not be listened on"
-                f" ({os.strerror(error.errno or 0)}): choose another port"
+                f"{ENV_PREFIX}HTTP_{at_fault}: {settings.http_host}:{settings.http_port} can not be listened on"
+                f" ({os.strerror(error.errno or 0)}): choose another {at_fault.lower()}"
             ) from None
 
 

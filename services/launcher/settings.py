@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from servicekit.egress_settings import Networks
 from servicekit.settings import Address, File, ProcessSettings, ServiceAddress
@@ -26,6 +27,14 @@ def _workers_by_cores() -> int:
 
 def _by_cores_when_empty(said: Any) -> Any:  # Any: pydantic has not looked at it yet
     return _workers_by_cores() if said == "" else said
+
+
+def _is_an_address(host: str) -> str:
+    try:
+        ip_address(host)
+    except ValueError:  # Envoy looks no name up
+        raise ValueError("must be an IP address, such as 127.0.0.1, or 0.0.0.0 for every interface") from None
+    return host
 
 
 class StatusSettings(ProcessSettings):
@@ -50,7 +59,9 @@ class GatewaySettings(ProcessSettings):
 class LauncherSettings(GatewaySettings):
     """Settings of the process that starts all others on one machine."""
 
-    http_host: str = Field("127.0.0.1", description="Address that the gateway listens on; 0.0.0.0 for every interface.")
+    http_host: Annotated[str, AfterValidator(_is_an_address)] = Field(
+        "127.0.0.1", description="Address that the gateway listens on; 0.0.0.0 for every interface."
+    )
     http_port: int = Field(8080, ge=1, le=65_535, description="Port that the gateway listens on.")
     gateway_workers: int = Field(
         1, ge=1, le=64, description="Threads of the gateway. With two cores, one gives the steadier answers."
@@ -94,7 +105,7 @@ class LauncherSettings(GatewaySettings):
     @property
     def address(self) -> str:
         """The gateway's URL on this machine."""
-        host = self.http_host if self.http_host not in {"0.0.0.0", "::", ""} else "127.0.0.1"  # compared
+        host = self.http_host if self.http_host not in {"0.0.0.0", "::"} else "127.0.0.1"  # compared
         scheme = "https" if self.http_tls_cert else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.http_port}"
 

@@ -240,6 +240,23 @@ def test_refuses_a_port_that_is_taken_and_names_the_setting(up: Up) -> None:
     assert str(up.port) in errors
 
 
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("192.0.2.1", "can not be listened on (Cannot assign requested address): choose another host"),
+        ("localhost", "must be an IP address, such as 127.0.0.1, or 0.0.0.0 for every interface"),
+        ("", "must be an IP address, such as 127.0.0.1, or 0.0.0.0 for every interface"),
+    ],
+)
+def test_refuses_a_host_that_can_not_be_listened_on_and_names_the_setting(up: Up, host: str, why: str) -> None:
+    process = up.start(TEXTWAY_HTTP_HOST=host)
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert errors.startswith("refused: TEXTWAY_HTTP_HOST: ")
+    assert why in errors
+
+
 @pytest.mark.parametrize("setting", ["MAX_MESSAGES_PER_REQUEST", "MESSAGE_VALIDITY_SECONDS", "BOOTSTRAP_KEY"])
 def test_refuses_a_setting_of_any_service_before_anything_starts(up: Up, setting: str) -> None:
     process = up.start(**{f"TEXTWAY_{setting}": "0"})
