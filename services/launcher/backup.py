@@ -13,10 +13,11 @@ from typing import Final
 
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
-from servicekit.settings import SettingsError, load
+from servicekit.settings import load
 from services.delivery import maintenance
 from services.delivery.settings import DeliverySettings
 from services.launcher import databases
+from services.launcher.file_refusals import refusal_told
 from services.launcher.places import KEY_RING, Places, places
 
 MANIFEST: Final = "backup.json"
@@ -32,7 +33,7 @@ def back_up(folder: Path) -> str:
     found = places()
     for place in (*found.databases, found.key_ring):
         place.require()
-    with _refusal_told(f"{folder} can not be written"):
+    with refusal_told(f"{folder} can not be written"):
         if folder.exists():
             raise BackupError(f"{folder} exists already: name a new folder, so that no older backup is lost")
         _copy_all(found, folder)
@@ -56,30 +57,21 @@ def _copy_all(found: Places, folder: Path) -> None:
     _sync(folder.parent)
 
 
-@contextlib.contextmanager
-def _refusal_told(what: str) -> Iterator[None]:
-    """Say in one sentence what the file system does not let us do."""
-    try:
-        yield
-    except OSError as error:
-        raise SettingsError(f"{what} ({error.strerror or error})") from None
-
-
 def restore(folder: Path) -> str:
     """Copy a backup to where the settings say; return the words to print. Nothing that is there is overwritten."""
     found = places()
-    with _refusal_told(f"{folder} can not be read"):
+    with refusal_told(f"{folder} can not be read"):
         if not (folder / MANIFEST).is_file():
             raise BackupError(f"{folder} is no finished backup: there is no {MANIFEST} in it")
         there = [place for place in (*found.databases, found.key_ring) if (folder / place.name).exists()]
     for place in there:
-        with _refusal_told(f"{place.setting}: {place.path} can not be read"):
+        with refusal_told(f"{place.setting}: {place.path} can not be read"):
             if place.path.exists():
                 raise BackupError(
                     f"{place.path} is there already: stop the product, move what is there away, and try again"
                 )
     for place in there:
-        with _refusal_told(f"{place.setting}: {place.path} can not be restored"):
+        with refusal_told(f"{place.setting}: {place.path} can not be restored"):
             place.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _copy_file(folder / place.name, place.path)
             _sync(place.path.parent)

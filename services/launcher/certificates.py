@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from servicekit.clock import SystemClock
 from servicekit.settings import SettingsError
+from services.launcher.file_refusals import refusal_told
 from services.launcher.parts import PARTS
 
 AUTHORITY: Final = "ca"
@@ -33,8 +34,14 @@ def write(folder: Path, names: Sequence[str]) -> Sequence[Path]:
     """Write certificates and keys for all processes, signed by the folder's authority; return the new files.
 
     The authority is made the first time and kept after that, so that to run this again is to renew. `names` are further
-    names and addresses under which the processes are reached. Raises SettingsError when the authority can not be used.
+    names and addresses under which the processes are reached. Raises SettingsError when the authority can not be used,
+    or the folder can not be written to.
     """
+    with refusal_told(f"{folder} can not be written to"):
+        return _write_all(folder, names)
+
+
+def _write_all(folder: Path, names: Sequence[str]) -> Sequence[Path]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     written: list[Path] = []
     if not (folder / f"{AUTHORITY}.crt").exists():

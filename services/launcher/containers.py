@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from services.launcher import gateway
+from services.launcher.file_refusals import refusal_told
 from services.launcher.settings import GatewayFilesSettings
 
 # Within its container alone: bash, which is all that Envoy's image has, can not speak to a Unix socket.
@@ -23,12 +24,19 @@ def prepare(settings: GatewayFilesSettings, *, gateway_folder: Path, login: Path
     """Write the gateway's files, and a login with a new password where there is none.
 
     The login is a password file as libpq and asyncpg read it (PGPASSFILE). It is never written over: PostgreSQL was
-    set up with what is in it.
+    set up with what is in it. Raises SettingsError when a folder can not be written to.
     """
+    with refusal_told(f"{gateway_folder} can not be written to"):
+        _write_gateway(settings, gateway_folder)
+    with refusal_told(f"{login} can not be written"):
+        _write_login(login)
+
+
+def _write_gateway(settings: GatewayFilesSettings, folder: Path) -> None:
     # By a copy, since the gateway runs from another image.
-    answers = gateway_folder / gateway.ANSWERS.name
+    answers = folder / gateway.ANSWERS.name
     gateway.prepare(
-        gateway_folder,
+        folder,
         listen=settings.gateway_listen,
         upstreams=gateway.Upstreams(
             integrations=settings.integrations_address,
@@ -40,8 +48,7 @@ def prepare(settings: GatewayFilesSettings, *, gateway_folder: Path, login: Path
         answers=answers,
     )
     shutil.copyfile(gateway.ANSWERS, answers)
-    shutil.copyfile(gateway.FOLDER / RUN, gateway_folder / RUN)
-    _write_login(login)
+    shutil.copyfile(gateway.FOLDER / RUN, folder / RUN)
 
 
 def _write_login(file: Path) -> None:

@@ -65,3 +65,10 @@ def test_an_authority_whose_key_is_gone_signs_nothing(tmp_path):
 def test_refuses_a_name_that_no_certificate_can_have(tmp_path):
     with pytest.raises(SettingsError, match=r"^bücher: this is neither a name in ASCII nor an address"):
         certificates.write(tmp_path, ["bücher"])
+
+
+def test_a_folder_that_can_not_be_written_to_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(SettingsError, match=r"/file/tls can not be written to \(Not a directory\)$"):
+        certificates.write(tmp_path / "file" / "tls", [])

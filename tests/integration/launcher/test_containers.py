@@ -6,10 +6,13 @@ import re
 import stat
 from pathlib import Path
 
+import pytest
 import yaml
 from click.testing import CliRunner
 
+from servicekit.settings import SettingsError
 from services.__main__ import cli
+from services.launcher import containers
 from services.launcher.settings import GatewayFilesSettings
 from services.launcher.settings_reference import groups
 
@@ -39,6 +42,20 @@ def test_writes_all_that_the_gateway_needs_into_one_folder(tmp_path, monkeypatch
     assert loaded["static_resources"]["listeners"][0]["address"]["socket_address"]["address"] == "0.0.0.0"
     assert "delivery.internal" in text
     assert str(ROOT) not in text
+
+
+@pytest.mark.parametrize(
+    ("gateway", "login", "what"),
+    [
+        ("file/x", "login", r"x can not be written to \(Not a directory"),
+        ("gateway", "file/x", r"x can not be written \(File exists"),
+    ],
+)
+def test_what_can_not_be_written_is_one_sentence(tmp_path, gateway, login, what):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(SettingsError, match=rf"/file/{what}\)$"):
+        containers.prepare(GatewayFilesSettings(), gateway_folder=tmp_path / gateway, login=tmp_path / login)
 
 
 def test_the_script_asks_where_the_gateway_is_administered(tmp_path):
