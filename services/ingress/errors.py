@@ -13,8 +13,9 @@ SignatureProblem = Literal["missing", "malformed", "mismatch"]
 MAX_LISTED_BYTES: Final = 12_288
 
 _SIGNATURE_SENTENCES: dict[SignatureProblem, str] = {
-    "missing": "This integration asks for signed payloads, and the signature header is not there.",
-    "malformed": "Send one signature header that reads `sha256=` and 64 hexadecimal digits.",
+    "missing": "This integration asks for signed payloads: send the header `{header}`, which reads `sha256=` and the"
+    " hexadecimal HMAC-SHA256 of the body.",
+    "malformed": "Send one header `{header}` that reads `sha256=` and 64 hexadecimal digits.",
     "mismatch": "The signature is not that of this body: sign the raw bytes with the integration's signingSecret.",
 }
 
@@ -95,8 +96,8 @@ class InvalidSignatureError(ServiceError):
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_SIGNATURE"
 
-    def __init__(self, problem: SignatureProblem) -> None:
-        super().__init__(_SIGNATURE_SENTENCES[problem], reason=problem)
+    def __init__(self, problem: SignatureProblem, *, header: str) -> None:
+        super().__init__(_SIGNATURE_SENTENCES[problem].format(header=header), reason=problem)
         self.problem: SignatureProblem = problem
 
 

@@ -49,8 +49,8 @@ def refuse_unreadable(payload: Payload) -> None:
 def verify_signature(integration: Integration, payload: Payload, now: datetime) -> None:
     """Raise InvalidSignatureError when the integration asks for a signature and the payload has no right one."""
     if integration.signing_secrets:
-        values = payload.header(integration.signing_header)
-        signatures.verify(integration.secrets_at(now), values, payload.body)
+        header = integration.signing_header
+        signatures.verify(integration.secrets_at(now), payload.header(header), payload.body, header=header)
 
 
 async def trace_payload(integration: Integration, payload: Payload, *, max_messages: int, turns: Turns) -> PayloadTrace:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingress.errors import InvalidSignatureError
-from services.ingress.signatures import verify
+from services.ingress.signatures import verify as verify_by_header
 
 SECRET = "s3cret"
 BODY = b'{"to": "+6581230000"}'
@@ -20,6 +20,10 @@ secrets = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_siz
 
 def signed(secret: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def verify(known: list[str], headers: list[str], body: bytes) -> None:
+    verify_by_header(known, headers, body, header="X-Shop-Sig")
 
 
 def problem_of(known: list[str], headers: list[str], body: bytes) -> str:
@@ -114,3 +118,11 @@ def test_tries_every_secret_also_after_one_fits(monkeypatch: pytest.MonkeyPatch)
 
 def test_refuses_everything_when_there_is_no_secret() -> None:
     assert problem_of([], [signed("", BODY)], BODY) == "mismatch"
+
+
+@pytest.mark.parametrize("headers", [[], ["sha1=00"]])
+def test_a_refusal_names_the_header_that_is_wanted(headers: list[str]) -> None:
+    with pytest.raises(InvalidSignatureError, match="`X-Shop-Sig`") as refusal:
+        verify([SECRET], headers, BODY)
+
+    assert "sha256=" in refusal.value.message
