@@ -190,12 +190,22 @@ def _line(url: URL, pragmas: Mapping[str, str | int], *, begin: str) -> Line:
     def set_pragmas(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver would begin transactions lazily, and deferred
         cursor = connection.cursor()
-        for name, value in pragmas.items():
-            cursor.execute(f"PRAGMA {name}={value}")
-            cursor.execute(f"PRAGMA {name}")
-            (actual,) = cursor.fetchone()
-            if actual != value:
-                raise SettingsError(f"SQLite refuses PRAGMA {name}={value}: it stays {actual}")
+        try:
+            _set(cursor, pragmas)
+            cursor.execute("PRAGMA schema_version")  # looks into the file, which not every pragma does
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+                raise
+            raise SettingsError(f"{url.database} is no SQLite database: put a backup in its place") from None
         cursor.close()
 
     return Line(engine, begin=begin, busy_timeout_ms=BUSY_TIMEOUT_MS)
+
+
+def _set(cursor: sqlite3.Cursor, pragmas: Mapping[str, str | int]) -> None:
+    for name, value in pragmas.items():
+        cursor.execute(f"PRAGMA {name}={value}")
+        cursor.execute(f"PRAGMA {name}")
+        (actual,) = cursor.fetchone()
+        if actual != value:
+            raise SettingsError(f"SQLite refuses PRAGMA {name}={value}: it stays {actual}")

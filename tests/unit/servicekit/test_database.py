@@ -393,6 +393,19 @@ async def test_says_that_a_full_disk_is_unavailable_and_keeps_nothing_of_the_tra
     assert await notes(database) == []
 
 
+@pytest.mark.parametrize("way", ["read", "write"])
+async def test_refuses_a_file_that_is_no_database(path, way):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"garbage" * 100)
+    database = Database.open(f"sqlite:///{path}")
+
+    with pytest.raises(SettingsError, match=f"^{path} is no SQLite database: put a backup in its place"):
+        async with getattr(database, way)():
+            pass
+
+    await database.close()
+
+
 async def test_refuses_a_file_that_is_open_already_and_takes_it_when_it_is_free(path):
     first = Database.open(f"sqlite:///{path}")
     with pytest.raises(SettingsError, match=f"{path} is open in another process"):
