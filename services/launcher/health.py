@@ -58,7 +58,7 @@ def check(names: Sequence[str]) -> int:
     for name, state in states.items():
         sys.stdout.write(f"{name} is {state}\n")
     if not states:
-        sys.stdout.write("no service listens here\n")
+        sys.stdout.write("no service listens here; `textway status` tells of those that `textway up` runs\n")
     return 0 if set(states.values()) == {SERVING} else 1
 
 

@@ -131,11 +131,12 @@ async def test_the_exit_code_says_whether_all_are_well(address, nobody_listens, 
     assert await asyncio.to_thread(health.check, names) == code
 
 
-def test_none_that_listens_is_not_well(nobody_listens, monkeypatch):
+def test_none_that_listens_is_not_well_and_the_way_to_those_of_up_is_told(nobody_listens, monkeypatch, capsys):
     for name in PARTS:
         monkeypatch.setenv(f"TEXTWAY_{name.upper()}_LISTEN", nobody_listens)
 
     assert health.check([]) == 1
+    assert "`textway status` tells of those that `textway up` runs" in capsys.readouterr().out
 
 
 def test_asks_where_the_settings_say_that_services_listen():
