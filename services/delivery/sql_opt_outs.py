@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from sqlalchemy import and_, delete, literal, select, text, tuple_
+from sqlalchemy import and_, delete, literal, or_, select, text, tuple_
 
 from servicekit.connection import Connection
 from servicekit.hot_statements import HotStatement, one_of
@@ -110,8 +110,12 @@ async def bind_refused(connection: Connection, refused: Sequence[Refused]) -> No
 
 
 async def lift(connection: Connection, theirs: str, ours: Iterable[str]) -> None:
-    """Forget that a person has opted out from these numbers of ours."""
-    these = and_(OPT_OUTS.c.theirs == theirs, OPT_OUTS.c.ours.in_(sorted(ours)))
+    """Forget that a person has opted out from these numbers of ours, and what else a word to one of them has bound."""
+    from_these = OPT_OUTS.c.ours.in_(sorted(ours))
+    words = select(OPT_OUTS.c.reply_id).where(
+        OPT_OUTS.c.theirs == theirs, from_these, OPT_OUTS.c.ours != "", OPT_OUTS.c.reply_id != ""
+    )
+    these = and_(OPT_OUTS.c.theirs == theirs, or_(from_these, OPT_OUTS.c.reply_id.in_(words)))
     # Row by row in the order in which claims look at them.
     await connection.execute(select(OPT_OUTS.c.id).where(these).order_by(OPT_OUTS.c.ours).with_for_update())
     await connection.execute(delete(OPT_OUTS).where(these))

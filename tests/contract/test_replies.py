@@ -496,6 +496,19 @@ async def test_a_word_to_a_named_number_does_not_lift_the_opt_out_from_the_unnam
     assert await stores.send(new_message(**soon), sender="", carrier="pool", at=at) == []
 
 
+async def test_lifts_what_a_word_to_the_same_number_has_bound_though_somebody_has_named_that_since(stores):
+    await stores.send(new_message(), sender="", carrier="pool")
+    await stores.add(said("STOP", carrier="pool"))
+    long_after = NOW + LONGEST_WINDOW * 2
+    soon = {"created_at": long_after, "valid_until": long_after + timedelta(hours=4)}
+    at = long_after + timedelta(minutes=1)
+
+    await stores.send(new_message(to="+6590000001", **soon), sender=OURS, carrier="pool", at=at)
+    await stores.add(said("START", carrier="pool", received_at=at))
+
+    assert len(await stores.send(new_message(**soon), sender="", carrier="pool", at=at)) == 1
+
+
 async def test_an_opt_out_from_a_named_number_leaves_the_unnamed_sender_alone(stores):
     await stores.send(new_message(tenant_id="ten_other", to="+6590000001"), sender="", carrier="pool")
     await stores.send(new_message(), sender=OUR_OTHER, carrier="pool")
