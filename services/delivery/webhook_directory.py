@@ -55,9 +55,10 @@ class WebhookDirectory:
         owner = Owner(delivery.tenant_id, to.id if to.kind is DestinationKind.INTEGRATION else "")
         answer = await self._answers.get(owner)
         webhook = answer.integration.outbound if to.kind is DestinationKind.INTEGRATION else answer.webhook
-        if not webhook.url or delivery.event not in webhook.events:
-            if self.known_lately(owner) is None:
-                raise UnavailableError("Integrations can not be asked just now: somebody may want this event by now.")
+        is_wanted = bool(webhook.url) and delivery.event in webhook.events
+        if not (is_wanted and webhook.enabled) and self.known_lately(owner) is None:
+            raise UnavailableError("Integrations can not be asked just now: somebody may want this event by now.")
+        if not is_wanted:
             return None
         return Target(url=webhook.url, secrets=self._in_force(webhook), is_enabled=webhook.enabled)
 

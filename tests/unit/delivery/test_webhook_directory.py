@@ -18,6 +18,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.url = ""
+        self.is_enabled = True
         self.is_down = False
 
     async def GetWebhookTargets(
@@ -25,7 +26,9 @@ class Registry:
     ) -> registry_service_pb2.GetWebhookTargetsResponse:
         if self.is_down:
             raise UnavailableError("Integrations can not be asked just now.")
-        webhook = registry_service_pb2.WebhookTarget(url=self.url, enabled=True, events=[Event.MESSAGE_RECEIVED.value])
+        webhook = registry_service_pb2.WebhookTarget(
+            url=self.url, enabled=self.is_enabled, events=[Event.MESSAGE_RECEIVED.value]
+        )
         integration = registry_service_pb2.IntegrationTarget(outbound=webhook)
         return registry_service_pb2.GetWebhookTargetsResponse(integration=integration)
 
@@ -59,6 +62,26 @@ async def test_gives_up_no_event_for_what_it_remembers_from_before_integrations_
     target = await directory.target(delivery(clock))
     assert target is not None
     assert target.url == registry.url
+
+
+async def test_has_no_event_missed_for_a_webhook_that_was_disabled_before_integrations_was_away(
+    directory, registry, clock
+):
+    registry.url, registry.is_enabled = "https://shop.example/hooks", False
+    target = await directory.target(delivery(clock))
+    assert target is not None
+    assert not target.is_enabled
+    registry.is_down, registry.is_enabled = True, True
+    clock.advance(TRUSTED_SECONDS + 1)
+
+    with pytest.raises(UnavailableError):
+        await directory.target(delivery(clock))
+
+    registry.is_down = False
+    clock.advance(TRUSTED_SECONDS)
+    target = await directory.target(delivery(clock))
+    assert target is not None
+    assert target.is_enabled
 
 
 async def test_brings_events_where_they_went_before_integrations_was_away(directory, registry, clock):
