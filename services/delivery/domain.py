@@ -239,6 +239,8 @@ class Receipt:
     failure: Failure | None
     detail: str
     received_at: datetime
+    attempt: int = 0  # that it is about, where that is told; 0 where it is to be found
+    part_ids: tuple[str, ...] = ()  # in which that attempt was taken, as its end does not tell
 
 
 @dataclass(frozen=True, kw_only=True)

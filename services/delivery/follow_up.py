@@ -80,6 +80,8 @@ class FollowUp:
             message_id=receipt.message_id,
             carrier=carrier,
             carrier_message_id=_storable(receipt.carrier_message_id)[:MAX_CARRIER_ID_LENGTH],
+            attempt=receipt.attempt_number,
+            part_ids=tuple(_storable(part_id)[:MAX_CARRIER_ID_LENGTH] for part_id in receipt.part_ids),
             status=receipt.status,
             failure=receipt.failure,
             detail=_storable(receipt.detail)[:MAX_DETAIL_LENGTH],

@@ -113,19 +113,19 @@ def finished_attempt(attempt: FinishedAttempt) -> tuple[Any, ...]:
     )
 
 
-def parts(attempt: FinishedAttempt) -> list[dict[str, object]]:
-    """Return the rows of a message that was taken in parts; none when it was taken as a whole."""
+def parts(message_id: str, number: int, carrier: str, part_ids: Sequence[str]) -> list[dict[str, object]]:
+    """Return the rows of an attempt that was taken in parts; none when it was taken as a whole."""
     return [
         {
-            "shard": shard_of(attempt.message_id),
-            "message_id": attempt.message_id,
-            "attempt": attempt.number,
+            "shard": shard_of(message_id),
+            "message_id": message_id,
+            "attempt": number,
             "part": part,
-            "carrier": attempt.carrier,
+            "carrier": carrier,
             "carrier_message_id": carrier_message_id,
             "status": Status.SENT.value,
         }
-        for part, carrier_message_id in enumerate(attempt.part_ids, 1)
+        for part, carrier_message_id in enumerate(part_ids, 1)
     ]
 
 

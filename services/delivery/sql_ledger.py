@@ -189,7 +189,9 @@ async def close(connection: Connection, attempts: Sequence[FinishedAttempt]) -> 
     """Write outcomes into the ledger and into the messages."""
     await _CLOSE.each(connection, [rows.finished_attempt(attempt) for attempt in attempts])
     await _FINISH_MESSAGE.each(connection, [rows.finished_message(attempt) for attempt in attempts])
-    parts = [part for attempt in attempts for part in rows.parts(attempt)]
+    parts = [
+        part for each in attempts for part in rows.parts(each.message_id, each.number, each.carrier, each.part_ids)
+    ]
     if parts:
         await connection.execute(insert(PARTS), parts)
 

@@ -16,7 +16,7 @@ from services.delivery import rows, sql_opt_outs, sql_parked_receipts, sql_queue
 from services.delivery.domain import FailureReason, Outcome, Receipt, Status, shard_of
 from services.delivery.receipt_rules import OVER, Place, Standing, after_receipt
 from services.delivery.sql_opt_outs import Refused
-from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_MESSAGE, shards_of
+from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_MESSAGE, insert_ignoring, shards_of
 from services.delivery.store import ReceiptResult
 from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS
 
@@ -118,10 +118,12 @@ class Known:
     def meant_by(self, receipt: Receipt) -> int | None:
         """Return the newest attempt that a receipt of its carrier can be about; None when that has made none.
 
-        A receipt with another id than an attempt's is about another attempt, as long as there is one without an id of
-        which anything may have arrived.
+        One that tells its attempt is about that. One with another id than an attempt's is about another attempt, as
+        long as there is one without an id of which anything may have arrived.
         """
         attempts = self.attempts_of(receipt.carrier)
+        if receipt.attempt in attempts:
+            return receipt.attempt
         if not receipt.carrier_message_id:
             return max(attempts, default=None)
         known = ((number, self.attempts[number]) for number in attempts)
@@ -148,7 +150,9 @@ async def take_in(connection: Connection, receipts: Sequence[Receipt]) -> tuple[
     # Only now: an attempt that is not open under its message's lock has all its ids on disk.
     by_id |= await _places_by_id(connection, [receipt for receipt in receipts if receipt.message_id in known])
     found = [_placed(receipt, by_id, known) for receipt in receipts]
-    unseen = await _record(connection, [each for each in found if isinstance(each, Placed)])
+    placed = [each for each in found if isinstance(each, Placed)]
+    await _keep_parts(connection, placed)
+    unseen = await _record(connection, placed)
     fresh: list[Placed] = []
     results: list[ReceiptResult] = []
     for each in found:
@@ -236,6 +240,17 @@ def _placed(receipt: Receipt, by_id: PlacesById, known: Mapping[str, Known]) -> 
         return ReceiptResult.PARKED
     # The carrier's first attempt names the row, so that a repeat finds it after a further one.
     return Placed(receipt, Place(receipt.message_id, min(attempts), 0), attempt)
+
+
+async def _keep_parts(connection: Connection, told: Sequence[Placed]) -> None:
+    """Write the parts in which attempts were taken, for the receipts that will name them."""
+    parts = [
+        part
+        for receipt, place, attempt in told
+        for part in rows.parts(place.message_id, attempt, receipt.carrier, receipt.part_ids)
+    ]
+    if parts:
+        await connection.execute(insert_ignoring(connection, PARTS), parts)
 
 
 async def _record(connection: Connection, told: Sequence[Placed]) -> set[tuple[Place, Status]]:

@@ -212,6 +212,35 @@ async def test_waits_for_the_id_of_the_attempt_under_way_before_it_believes_one_
     assert await status(store, message_id) is Status.DELIVERED
 
 
+async def test_takes_the_receipts_of_parts_that_the_carrier_names_when_their_attempt_has_ended(store):
+    message = new_message(segments=2)
+    await store.add([message])
+    await store.finish([unknown(await start(store))])
+    taken = told(Status.SENT, message_id=message.id, attempt=1, part_ids=("p-1", "p-2"))
+
+    assert await store.apply_receipts([by_id("p-1")]) == [PARKED]
+    assert await store.apply_receipts([taken, taken]) == [APPLIED, REPEATED]
+    assert await status(store, message.id) is Status.SENT
+    assert await claim(store, now=NOW + timedelta(31)) == []
+
+    await store.settle_parked(10, since=NOW - timedelta(hours=1))
+    assert await status(store, message.id) is Status.SENT
+    await store.apply_receipts([by_id("p-2")])
+    assert await status(store, message.id) is Status.DELIVERED
+
+
+async def test_tells_the_parts_of_an_attempt_that_are_named_late_from_those_of_the_next(store):
+    message_id, (_, second) = await resent(store, "main", "main")
+
+    await store.apply_receipts([told(Status.SENT, message_id=message_id, attempt=1, part_ids=("p-1", "p-2"))])
+    assert await store.finish([finished(second, carrier_message_id="q-1", part_ids=("q-1", "q-2"))]) == [True]
+
+    await store.apply_receipts([by_id("p-1"), by_id("q-2")])
+    assert await status(store, message_id) is Status.SENT
+    await store.apply_receipts([by_id("q-1")])
+    assert await status(store, message_id) is Status.DELIVERED
+
+
 async def test_takes_an_id_that_the_carrier_used_before_for_the_newer_message(store):
     older = await sent(store, "c-1")
     newer = await sent(store, "c-1", created_at=NOW + timedelta(seconds=1))

@@ -107,6 +107,9 @@ class CarrierReceipt:
     detail: str
     message_id: str = ""
     carrier_message_id: str = ""
+    # Of a message that the carrier has taken in parts, and said so when its attempt had ended already.
+    attempt_number: int = 0
+    part_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

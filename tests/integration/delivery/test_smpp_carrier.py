@@ -306,7 +306,7 @@ async def test_a_late_answer_makes_known_what_was_unknown_and_nothing_is_sent_ag
     assert len(smsc.submits) == 1
 
 
-async def test_a_late_answer_for_a_part_is_told_with_the_ids_of_all_by_the_next_attempt(smsc, connect, clock, events):
+async def test_a_late_answer_for_the_last_part_is_told_with_the_ids_of_all(smsc, connect, clock, events):
     open_now = asyncio.Event()
 
     async def late(submit):
@@ -321,16 +321,66 @@ async def test_a_late_answer_for_a_part_is_told_with_the_ids_of_all_by_the_next_
     clock.advance(ANSWER_SECONDS)
     first = await sending
 
-    with structlog.testing.capture_logs() as logs:
-        open_now.set()
-        await until(lambda: any(line["event"] == "an answer came late" for line in logs))
+    open_now.set()
+    await until(lambda: events.receipts)
     again = await carrier.send(message(text=LONG))
 
     assert isinstance(first, Unknown)
-    assert events.receipts == []
+    (told,) = events.receipts
+    assert (told.message_id, told.attempt_number, told.status) == ("msg_1", 1, Status.SENT)
+    assert told.carrier_message_id == ""
+    assert len(set(told.part_ids)) == 3
     assert isinstance(again, Taken)
-    assert len(set(again.part_ids)) == 3
+    assert again.part_ids == told.part_ids
     assert len(smsc.submits) == 3
+
+
+async def test_a_late_answer_to_an_older_attempt_is_told_of_the_last_one_which_left_out_what_was_taken(
+    smsc, connect, clock, events
+):
+    open_now = asyncio.Event()
+
+    async def late(submit):
+        if submit.short_message[5] == 2:
+            await open_now.wait()
+        return Treatment()
+
+    smsc.treat, smsc.tells = late, False
+    carrier = await connect()
+    for number, submits in ((1, 3), (2, 4)):
+        sending = asyncio.create_task(carrier.send(replace(message(text=LONG), attempt_number=number)))
+        await until(lambda submits=submits: len(smsc.submits) == submits)
+        clock.advance(ANSWER_SECONDS)
+        assert isinstance(await sending, Unknown)
+
+    open_now.set()
+    await until(lambda: events.receipts)
+
+    assert {told.attempt_number for told in events.receipts} == {2}
+
+
+async def test_a_late_answer_tells_nothing_while_another_part_is_missing(smsc, connect, clock, events):
+    open_now = asyncio.Event()
+
+    async def late(submit):
+        if submit.short_message[5] == 2:
+            await open_now.wait()
+        if submit.short_message[5] == 3:
+            await asyncio.Event().wait()
+        return Treatment()
+
+    smsc.treat, smsc.tells = late, False
+    carrier = await connect()
+    sending = asyncio.create_task(carrier.send(message(text=LONG)))
+    await until(lambda: len(smsc.submits) == 3)
+    clock.advance(ANSWER_SECONDS)
+    await sending
+
+    with structlog.testing.capture_logs() as logs:
+        open_now.set()
+        await until(lambda: any(line["event"] == "an answer came late" for line in logs))
+
+    assert events.receipts == []
 
 
 async def test_a_refused_first_part_keeps_the_others_from_being_sent(smsc, connect):

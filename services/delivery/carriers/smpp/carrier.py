@@ -144,6 +144,7 @@ class SmppCarrier:
             leave_by=begun_at + LEAVE_SECONDS,
             answer_by=begun_at + ANSWER_SECONDS,
         )
+        sending.progress.attempt_number = message.attempt_number
         try:
             result = await self._send_missing(sending)
         finally:
@@ -201,20 +202,22 @@ class SmppCarrier:
             return
         self._note(message, progress, number, answer)
         log.info("an answer came late", carrier=self.name, message=message.message_id)
-        # Of several parts the store needs each id: the next attempt has nothing to submit any more, and brings them.
-        if progress.given_up and progress.total == 1:
+        if progress.given_up and not progress.missing:
             self._keep_task(asyncio.create_task(self._tell_taken(message, progress)))
 
     async def _tell_taken(self, message: OutboundMessage, progress: Progress) -> None:
+        is_whole = progress.total == 1
         receipt = CarrierReceipt(
             status=Status.SENT,
             failure=None,
             detail="the SMSC took it, and said so late",
             message_id=message.message_id,
-            carrier_message_id=progress.ids[0],
+            carrier_message_id=progress.ids[0] if is_whole else "",
+            attempt_number=progress.attempt_number,
+            part_ids=() if is_whole else progress.ids,
         )
         if self._events:
-            # It is a bonus: the attempt counts as unknown without it.
+            # It is a bonus: the attempt counts as unknown without it, and the next one here brings the same.
             with contextlib.suppress(Exception):
                 await self._events.receipt(self.name, receipt)
 

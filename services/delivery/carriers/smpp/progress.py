@@ -18,6 +18,7 @@ class Progress:
     """The parts of one message that the SMSC has: their ids by their numbers, from 1."""
 
     total: int
+    attempt_number: int = 0  # of the last attempt
     given_up: bool = False  # its sender no longer waits for answers
     taken: dict[int, str] = field(default_factory=dict)
 
