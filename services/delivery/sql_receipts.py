@@ -130,9 +130,16 @@ class Known:
         nameless = [number for number, each in known if not each.carrier_id and each.outcome not in OVER]
         return max(nameless or attempts, default=None)
 
-    def has_open_attempt_of(self, carrier: str) -> bool:
-        """Tell whether an attempt of a carrier is under way, whose ids there are not known yet."""
-        return any(each.carrier == carrier and each.outcome is Outcome.STARTED for each in self.attempts.values())
+    def has_to_wait(self, receipt: Receipt) -> bool:
+        """Tell whether a receipt with an id that nobody knows waits for those of an attempt of its carrier under way.
+
+        It may be about a part. And `undelivered` may be the word on an older attempt; all else says the same of the
+        message whichever attempt it is about, and must keep it from being sent again should this one be cut off.
+        """
+        attempts = [self.attempts[number] for number in self.attempts_of(receipt.carrier)]
+        may_arrive = [each for each in attempts if each.outcome not in OVER]
+        may_be_anothers = self.is_long or (receipt.status is Status.UNDELIVERED and len(may_arrive) > 1)
+        return may_be_anothers and any(each.outcome is Outcome.STARTED for each in attempts)
 
 
 class Placed(NamedTuple):
@@ -233,13 +240,10 @@ def _placed(receipt: Receipt, by_id: PlacesById, known: Mapping[str, Known]) -> 
     attempt = message.meant_by(receipt) if message else None
     if message is None or attempt is None:
         return ReceiptResult.UNKNOWN
-    attempts = message.attempts_of(receipt.carrier)
-    # An id that nobody knows may be a part's, or an older attempt's, as long as those of the open one are not there.
-    may_be_anothers = message.is_long or len(attempts) > 1
-    if receipt.carrier_message_id and may_be_anothers and message.has_open_attempt_of(receipt.carrier):
+    if receipt.carrier_message_id and message.has_to_wait(receipt):
         return ReceiptResult.PARKED
     # The carrier's first attempt names the row, so that a repeat finds it after a further one.
-    return Placed(receipt, Place(receipt.message_id, min(attempts), 0), attempt)
+    return Placed(receipt, Place(receipt.message_id, min(message.attempts_of(receipt.carrier)), 0), attempt)
 
 
 async def _keep_parts(connection: Connection, told: Sequence[Placed]) -> None:

@@ -200,6 +200,28 @@ async def test_believes_an_id_of_another_form_of_the_attempt_that_was_not_refuse
     assert await status(store, again.id) is Status.SUPPRESSED
 
 
+@pytest.mark.parametrize("told_status", [Status.DELIVERED, Status.UNDELIVERED])
+async def test_does_not_wait_for_an_id_where_the_other_attempts_were_refused(store, told_status):
+    message = new_message()
+    await store.add([message])
+    await store.finish([refused_for_now(await start(store))])
+    await start(store, now=LATER)
+
+    assert await store.apply_receipts([by_id("c-2", told_status, message_id=message.id)]) == [APPLIED]
+
+    assert await status(store, message.id) is told_status
+    assert await claim(store, now=LATER + timedelta(hours=1)) == []
+
+
+async def test_does_not_send_again_what_an_attempt_has_delivered_though_its_id_is_not_known(store):
+    message_id, _ = await resent(store, "main", "main")
+
+    assert await store.apply_receipts([by_id("c-1", message_id=message_id)]) == [APPLIED]
+
+    assert await status(store, message_id) is Status.DELIVERED
+    assert await claim(store, now=NOW + timedelta(hours=1)) == []
+
+
 async def test_waits_for_the_id_of_the_attempt_under_way_before_it_believes_one_that_nobody_knows(store):
     message_id, (_, second) = await resent(store, "main", "main")
 

@@ -191,7 +191,8 @@ class Replay:
         if not attempts:
             return
         is_on_its_way = self.open and self.carriers[-1] == word.carrier
-        if word.has_theirs and (self.life.segments > 1 or len(attempts) > 1) and is_on_its_way:
+        may_be_anothers = word.status is Status.UNDELIVERED and len({*attempts} - self.over) > 1
+        if word.has_theirs and (self.life.segments > 1 or may_be_anothers) and is_on_its_way:
             self.waiting.append(word)
             return
         # With an id that nothing has, it can not be about the one whose id is known, nor about one of which nothing can
