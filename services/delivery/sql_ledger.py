@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import bindparam, case, func, insert, select
+from sqlalchemy import bindparam, case, func, select
 
 from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
 from servicekit.hot_statements import HotStatement, inserting, one_of
 from services.delivery import rows
 from services.delivery.domain import Attempt, Outcome, Status, shard_of
-from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_ATTEMPT, UPDATE_DUE, UPDATE_MESSAGE, at, shards_of
+from services.delivery.sql_statements import (
+    LEAVE_QUEUE,
+    UPDATE_ATTEMPT,
+    UPDATE_DUE,
+    UPDATE_MESSAGE,
+    at,
+    insert_ignoring,
+    shards_of,
+)
 from services.delivery.store import Decision, DueMessage, Finish, FinishedAttempt, Postpone, StartedAttempt
 from services.delivery.tables import ATTEMPTS, DUE, MESSAGES, PARTS
 
@@ -189,11 +197,16 @@ async def close(connection: Connection, attempts: Sequence[FinishedAttempt]) -> 
     """Write outcomes into the ledger and into the messages."""
     await _CLOSE.each(connection, [rows.finished_attempt(attempt) for attempt in attempts])
     await _FINISH_MESSAGE.each(connection, [rows.finished_message(attempt) for attempt in attempts])
-    parts = [
-        part for each in attempts for part in rows.parts(each.message_id, each.number, each.carrier, each.part_ids)
-    ]
+    await keep_parts(
+        connection,
+        [part for each in attempts for part in rows.parts(each.message_id, each.number, each.carrier, each.part_ids)],
+    )
+
+
+async def keep_parts(connection: Connection, parts: Sequence[Mapping[str, object]]) -> None:
+    """Write the parts in which attempts were taken; a carrier that answers late may have told of them before."""
     if parts:
-        await connection.execute(insert(PARTS), parts)
+        await connection.execute(insert_ignoring(connection, PARTS), parts)
 
 
 async def keep_carrier_ids(connection: Connection, late: Sequence[FinishedAttempt]) -> None:

@@ -12,11 +12,11 @@ from sqlalchemy import bindparam, func, literal_column, select, union_all, updat
 from servicekit.connection import Connection
 from servicekit.hot_statements import HotStatement, inserting, one_of
 from servicekit.ids import is_id
-from services.delivery import rows, sql_opt_outs, sql_parked_receipts, sql_queue
+from services.delivery import rows, sql_ledger, sql_opt_outs, sql_parked_receipts, sql_queue
 from services.delivery.domain import FailureReason, Outcome, Receipt, Status, shard_of
 from services.delivery.receipt_rules import OVER, Place, Standing, after_receipt
 from services.delivery.sql_opt_outs import Refused
-from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_MESSAGE, insert_ignoring, shards_of
+from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_MESSAGE, shards_of
 from services.delivery.store import ReceiptResult
 from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS
 
@@ -158,7 +158,7 @@ async def take_in(connection: Connection, receipts: Sequence[Receipt]) -> tuple[
     by_id |= await _places_by_id(connection, [receipt for receipt in receipts if receipt.message_id in known])
     found = [_placed(receipt, by_id, known) for receipt in receipts]
     placed = [each for each in found if isinstance(each, Placed)]
-    await _keep_parts(connection, placed)
+    await sql_ledger.keep_parts(connection, [part for each in placed for part in _parts_told(each)])
     unseen = await _record(connection, placed)
     fresh: list[Placed] = []
     results: list[ReceiptResult] = []
@@ -246,15 +246,9 @@ def _placed(receipt: Receipt, by_id: PlacesById, known: Mapping[str, Known]) -> 
     return Placed(receipt, Place(receipt.message_id, min(message.attempts_of(receipt.carrier)), 0), attempt)
 
 
-async def _keep_parts(connection: Connection, told: Sequence[Placed]) -> None:
-    """Write the parts in which attempts were taken, for the receipts that will name them."""
-    parts = [
-        part
-        for receipt, place, attempt in told
-        for part in rows.parts(place.message_id, attempt, receipt.carrier, receipt.part_ids)
-    ]
-    if parts:
-        await connection.execute(insert_ignoring(connection, PARTS), parts)
+def _parts_told(told: Placed) -> list[dict[str, object]]:
+    receipt, place, attempt = told
+    return rows.parts(place.message_id, attempt, receipt.carrier, receipt.part_ids)
 
 
 async def _record(connection: Connection, told: Sequence[Placed]) -> set[tuple[Place, Status]]:

@@ -263,6 +263,17 @@ async def test_tells_the_parts_of_an_attempt_that_are_named_late_from_those_of_t
     assert await status(store, message_id) is Status.DELIVERED
 
 
+async def test_an_attempt_ends_as_it_would_when_its_parts_have_been_told_before_its_end(store):
+    message_id, (_, second) = await resent(store, "main", "main")
+    parts = ("p-1", "p-2")
+
+    await store.apply_receipts([told(Status.SENT, message_id=message_id, attempt=2, part_ids=parts)])
+
+    assert await store.finish([finished(second, carrier_message_id="p-1", part_ids=parts)]) == [True]
+    await store.apply_receipts([by_id("p-1"), by_id("p-2")])
+    assert await status(store, message_id) is Status.DELIVERED
+
+
 async def test_takes_an_id_that_the_carrier_used_before_for_the_newer_message(store):
     older = await sent(store, "c-1")
     newer = await sent(store, "c-1", created_at=NOW + timedelta(seconds=1))
