@@ -67,7 +67,7 @@ def parse_url(url: str) -> URL:
     """Return a database's URL in its parts; raise SettingsError when it is none."""
     try:
         return make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the one for its form, the other for its port
         raise SettingsError("database URL: it must look like sqlite:///file.db or postgresql://host/name") from None
 
 

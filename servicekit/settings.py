@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX: Final = "TEXTWAY_"
@@ -55,6 +55,24 @@ def _can_be_served(address: str) -> str:
     return address
 
 
+def _is_a_database(url: SecretStr) -> SecretStr:
+    if said := url.get_secret_value():
+        # An installation on SQLite has none to look at, and need not wait for what reads one.
+        from sqlalchemy.engine import make_url  # noqa: PLC0415
+        from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+        try:
+            kind = make_url(said).get_backend_name()
+        except (ArgumentError, ValueError):
+            kind = ""
+        if kind not in {"postgresql", "sqlite"}:
+            raise ValueError(
+                "must be postgresql://user:password@host/name, with %40 for @ and the like in a password,"
+                " or sqlite:////folder/file.db"
+            )
+    return url
+
+
 _HOST_AND_PORT: Final = r"\[?[A-Za-z0-9_.:-]+\]?:[0-9]{1,5}"
 Address = Annotated[
     str, reads_as("a host and a port, as in 127.0.0.1:7101", _HOST_AND_PORT), AfterValidator(_has_a_port)
@@ -71,6 +89,7 @@ PublicUrl = Annotated[
     reads_as("an http or https URL without a query, such as https://sms.example.com", r"https?://[^\s/?#@]+[^\s?#]*"),
     AfterValidator(_names_a_host_and_port),
 ]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_is_a_database)]
 # An empty variable is one that is not set: files of settings and containers write it so.
 File = Annotated[Path | None, BeforeValidator(lambda path: path or None)]
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)

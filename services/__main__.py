@@ -144,10 +144,13 @@ def prepare_containers(gateway: Path, login: Path) -> None:
 @click.argument("to")
 @click.argument("text")
 def send(to: str, text: str) -> None:
-    """Send one message through the gateway, with the API key in TEXTWAY_API_KEY, and tell what became of it."""
+    """Send one message through the gateway, with the API key in TEXTWAY_API_KEY, and tell what became of it.
+
+    Exits with 1 when it has failed within the few seconds for which it is followed.
+    """
     from services.launcher import sending
 
-    sending.send(to, text)
+    sys.exit(0 if sending.send(to, text) else 1)
 
 
 @cli.group()

@@ -18,7 +18,7 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     Problem.URL_NOT_ALLOWED: "the URL may not be called: its form, its scheme or its port is not allowed",
     Problem.BLOCKED_ADDRESS: "the URL leads to an address that is not public",
     Problem.DNS_FAILED: "the host's name has no address, or its name server did not answer in time",
-    Problem.CONNECT_FAILED: "no connection could be made within 5 s",
+    Problem.CONNECT_FAILED: "the connection was refused, or not made within 5 s",
     Problem.TLS_ERROR: "the certificate is not valid for this host, or the endpoint speaks no TLS",
     Problem.TIMEOUT: "no whole answer came within 15 s",
     Problem.CONNECTION_LOST: "the connection broke off before the answer was there",

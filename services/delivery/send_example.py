@@ -25,7 +25,7 @@ from services.delivery.webhooks import CallResult, Destination, DestinationKind,
 EXAMPLE_LIMITS: Final = Limits(look_up_seconds=2.0, connect_seconds=2.0, total_seconds=3.0)
 EXAMPLE_SENTENCES: Final[Mapping[Problem, str]] = {
     **SENTENCES,
-    Problem.CONNECT_FAILED: "no connection could be made within the 2 s that an example has for it",
+    Problem.CONNECT_FAILED: "the connection was refused, or not made within the 2 s that an example has for it",
     Problem.TIMEOUT: "no whole answer came within the 3 s that an example has; an event has 15 s",
 }
 ANSWER_SECONDS: Final = 3.5

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from servicekit.egress_settings import EgressSettings
-from servicekit.settings import Address, PublicUrl, ServiceAddress, reads_as
+from servicekit.settings import Address, DatabaseUrl, PublicUrl, ServiceAddress, reads_as
 from servicekit.sms_text import MAX_TEXT_LENGTH
 
 
@@ -19,7 +19,7 @@ class DeliverySettings(EgressSettings):
     delivery_metrics_listen: Address | Literal[""] = Field(
         "127.0.0.1:7113", description="Where Prometheus reads Delivery's metrics; empty for nowhere."
     )
-    delivery_database_url: SecretStr = Field(
+    delivery_database_url: DatabaseUrl = Field(
         SecretStr(""),
         description="`postgresql://user:password@host/name`; empty for a SQLite file in the data folder.",
     )

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from servicekit.egress_settings import EgressSettings
 from servicekit.ids import has_secret_form
-from servicekit.settings import Address, PublicUrl, ServiceAddress
+from servicekit.settings import Address, DatabaseUrl, PublicUrl, ServiceAddress
 from services.integrations.domain import API_KEY_LENGTH, API_KEY_PREFIX
 
 
@@ -20,7 +20,7 @@ class IntegrationsSettings(EgressSettings):
     integrations_metrics_listen: Address | Literal[""] = Field(
         "127.0.0.1:7111", description="Where Prometheus reads Integrations' metrics; empty for nowhere."
     )
-    integrations_database_url: SecretStr = Field(
+    integrations_database_url: DatabaseUrl = Field(
         SecretStr(""),
         description="`postgresql://user:password@host/name`; empty for a SQLite file in the data folder.",
     )

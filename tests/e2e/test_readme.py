@@ -114,7 +114,7 @@ def test_send_tells_what_became_of_a_message(product, number, outcome):
     )
 
     assert outcome in done.stdout + done.stderr
-    assert (done.returncode == 0) is (outcome != "400")
+    assert (done.returncode == 0) is (outcome == "delivered")
 
 
 def test_keys_can_be_managed_while_the_product_is_down(new_product):

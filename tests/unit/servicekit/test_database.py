@@ -439,7 +439,9 @@ def test_refuses_an_engine_that_it_does_not_know():
         Database.open("mysql://root:hunter2@localhost/textway")
 
 
-@pytest.mark.parametrize("url", ["nonsense", "", "sqlite:////dev/null/probe.db", "sqlite:////proc/probe.db"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "", "postgresql://db:x/textway", "sqlite:////dev/null/probe.db", "sqlite:////proc/probe.db"]
+)
 def test_refuses_a_url_that_can_not_be_used(url):
     with pytest.raises(SettingsError):
         Database.open(url)

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, SecretStr, ValidationError, field_validator
 
-from servicekit.settings import Address, ProcessSettings, PublicUrl, SettingsError, load
+from servicekit.settings import Address, DatabaseUrl, ProcessSettings, PublicUrl, SettingsError, load
 
 
 class ProbeSettings(ProcessSettings):
@@ -18,6 +18,7 @@ class ProbeSettings(ProcessSettings):
     probe_url: PublicUrl = Field("http://127.0.0.1:8080", description="Where from outside.")
     probe_size: int = Field(1, ge=1, le=10, description="How many.")
     probe_secret: SecretStr = Field(SecretStr("unset-secret"), min_length=8, description="A secret.")
+    probe_database_url: DatabaseUrl = Field(SecretStr(""), description="A database.")
     probe_key: SecretStr | None = Field(None, description="A checked secret.")
 
     @field_validator("probe_key")
@@ -95,6 +96,28 @@ def test_says_in_one_sentence_what_a_setting_must_be(setting, name, value, told)
         load(ProbeSettings)
 
     assert str(refused.value) == f"TEXTWAY_{name}: {told}"
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "mysql://shop:hunter2@db/textway", "postgresql://shop:hunter2@db:x/textway"]
+)
+def test_says_how_the_url_of_a_database_is_written_and_tells_nothing_of_it(setting, url):
+    setting("TEXTWAY_PROBE_DATABASE_URL", url)
+
+    with pytest.raises(SettingsError) as refused:
+        load(ProbeSettings)
+
+    assert str(refused.value).startswith("TEXTWAY_PROBE_DATABASE_URL: must be postgresql://user:password@host/name, ")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "sqlite:////var/lib/textway/delivery.db", "postgresql://shop:p%40ss@db:5432/textway?sslmode=require"]
+)
+def test_takes_the_url_of_a_database_as_it_is(setting, url):
+    setting("TEXTWAY_PROBE_DATABASE_URL", url)
+
+    assert load(ProbeSettings).probe_database_url.get_secret_value() == url
 
 
 def test_names_every_bad_setting(setting):
