@@ -18,7 +18,6 @@ from servicekit.database import Database
 from servicekit.egress import EgressClient
 from servicekit.server import CALL_GRACE_SECONDS
 from services.delivery import maintenance
-from services.delivery import webhook_tables as _webhook_tables  # noqa: F401  # a part of the schema
 from services.delivery.accept_messages import AcceptMessages
 from services.delivery.announcements import Announcements, Owner
 from services.delivery.answer_keywords import AnswerKeywords

@@ -16,7 +16,10 @@ from sqlmodel import SQLModel
 from servicekit import migrations
 from servicekit.database import Database
 from services.delivery import maintenance as delivery
+from services.delivery import tables as _tables  # noqa: F401  # the models
+from services.delivery import webhook_tables as _webhook_tables  # noqa: F401  # and the other half of them
 from services.integrations import maintenance as integrations
+from services.integrations import tables as _integrations_tables  # noqa: F401
 from services.launcher.parts import PARTS
 
 ROOT = Path(__file__).parents[2]
