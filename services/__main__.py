@@ -39,6 +39,7 @@ def cli() -> None:
 
     Settings come from the environment (TEXTWAY_...); docs/configuration.md lists them.
     """
+    gc.set_threshold(*LOOK_FOR_CIRCLES_AFTER)  # before most of the imports, which make many objects and few circles
     logs.configure(service="textway", level="warning")
 
 
@@ -95,7 +96,6 @@ async def _serve(names: tuple[str, ...], settings: ProcessSettings) -> None:
     # What is there by now stays: whoever looks for circles need not pass through it each time.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*LOOK_FOR_CIRCLES_AFTER)
     sys.setswitchinterval(LOCK_IS_GIVEN_AFTER_SECONDS)
     await serve_until_signal(services, settings)
 
