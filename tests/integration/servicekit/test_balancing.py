@@ -329,8 +329,9 @@ async def test_a_call_that_a_replica_may_have_begun_is_never_made_again(replicas
         async with clients.open_channel(target) as channel:
             failures = [failure for _ in range(50) if (failure := await outcome(channel))]
 
-    assert len(failures) == dying.calls > 0
-    assert replica.calls == 50 - dying.calls
+    # One that meets the end of the connection before it fails too, and is in no count of the server's.
+    assert 0 < dying.calls <= len(failures)
+    assert replica.calls == 50 - len(failures)
     assert all(failure.startswith("UNAVAILABLE") for failure in failures)
 
 
