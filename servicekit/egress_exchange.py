@@ -8,11 +8,12 @@ import ssl
 from collections.abc import Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from aiohttp import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from servicekit.egress import Answer, Limits, Problem
@@ -27,6 +28,9 @@ from servicekit.egress_urls import (
 )
 
 USER_AGENT: Final = "Textway"
+
+# What may come beside an answer's body: its headers, the lines of its chunks, answers that announce it (1xx).
+BESIDE_BODY_BYTES: Final = 65_536
 
 _IPV6: Final = 6
 
@@ -94,7 +98,8 @@ class Exchanges:
 
     def _session_to(self, addresses: Sequence[Address]) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=_Connector(
+                self._limits.answer_bytes + BESIDE_BODY_BYTES,
                 resolver=_CheckedAddresses(addresses),
                 socket_factory=partial(_socket_to, frozenset(addresses)),
                 use_dns_cache=False,
@@ -115,6 +120,36 @@ class Exchanges:
                 if len(body) >= self._limits.answer_bytes:
                     break
         response.close()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Reads so many bytes from a connection, and no more."""
+
+    def __init__(self, room: int, **options: Any) -> None:  # Any: they are aiohttp's own
+        super().__init__(**options)
+        self._factory = partial(_BoundedConnection, room, self._loop)  # type: ignore[assignment]  # a subclass is one too
+
+
+class _BoundedConnection(ResponseHandler):
+    """Hands on what there is room for.
+
+    aiohttp makes an answer of every 25 bytes that look like one, at once and for as long as they come: a receiver that
+    sends nothing else would have the process for itself until the deadline, and its memory too.
+    """
+
+    def __init__(self, room: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._room = room
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes. When there is no more room, who waits for an answer is told that there is none."""
+        is_last = len(data) > self._room
+        data, self._room = data[: self._room], max(0, self._room - len(data))
+        super().data_received(data)
+        if is_last:
+            self.set_exception(aiohttp.http.HttpProcessingError(message="the answer has no end"))
+            if self.transport is not None:
+                self.transport.pause_reading()
 
 
 class _CheckedAddresses(AbstractResolver):

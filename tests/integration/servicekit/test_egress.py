@@ -399,10 +399,11 @@ async def headers_without_end(writer):
         headers_without_end,
         answering(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1_048_576 + b"\r\n\r\n"),
         answering(b"HTTP/1.1 " + b"2" * 1_048_576 + b"\r\n\r\n"),
+        answering(b"HTTP/1.1 102 Processing\r\n\r\n" * 40_000),
         answering(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"),
         answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok"),
     ],
-    ids=["headers without end", "header of 1 MB", "status line of 1 MB", "no HTTP", "two lengths"],
+    ids=["headers without end", "header of 1 MB", "status line of 1 MB", "1 MB of 102", "no HTTP", "two lengths"],
 )
 async def test_an_answer_that_can_not_be_read_is_none(script):
     async with listening(script) as receiver:
