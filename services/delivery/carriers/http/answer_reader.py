@@ -37,6 +37,7 @@ class AnswerReader:
         self._is_chunked = False
         self._until_end = False
         self._in_trailer = False
+        self._headed = 0  # bytes of heads, those of 1xx answers too, and of the trailer
         self.can_go_on = False  # whether another call may be made on the connection after this answer
 
     @property
@@ -61,6 +62,7 @@ class AnswerReader:
 
     def _read_head(self) -> bool:
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            self._count_head(end + 4)
             status_line, *lines = self._buffer[:end].decode("utf-8", "surrogateescape").split("\r\n")
             del self._buffer[: end + 4]
             found = _STATUS_LINE.fullmatch(status_line)
@@ -71,9 +73,14 @@ class AnswerReader:
                 self._headers = _headers(lines)
                 self._frame(is_old=found[1] == "0")
                 return True
-        if len(self._buffer) > MAX_HEAD_BYTES:
+        if self._headed + len(self._buffer) > MAX_HEAD_BYTES:
             raise UnreadableAnswerError("the answer's head has no end")
         return False
+
+    def _count_head(self, count: int) -> None:
+        self._headed += count
+        if self._headed > MAX_HEAD_BYTES:
+            raise UnreadableAnswerError("the answer's head has no end")
 
     def _frame(self, *, is_old: bool) -> None:
         words = {word.strip() for word in self._headers.get("connection", "").lower().split(",")}
@@ -113,6 +120,7 @@ class AnswerReader:
             if self._in_trailer:
                 if not line:
                     return True
+                self._count_head(len(line) + 2)
             elif self._left == 0:  # the end of a chunk's data
                 if line:
                     raise UnreadableAnswerError("a chunk is longer than it says")

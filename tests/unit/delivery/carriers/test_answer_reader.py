@@ -109,6 +109,8 @@ def test_keeps_the_beginning_of_a_long_body_and_reads_no_more(head):
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhello\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 2_000,
         b"HTTP/1.1 200 OK\r\nA: " + b"x" * MAX_HEAD_BYTES,
+        b"HTTP/1.1 102 Processing\r\n\r\n" * (MAX_HEAD_BYTES // 27 + 1),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * (MAX_HEAD_BYTES // 6),
     ],
 )
 def test_refuses_what_is_no_answer(answer):
