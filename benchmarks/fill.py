@@ -42,8 +42,7 @@ def queued(url: str, wanted: int) -> int:
 
 
 async def _multiply(url: str, wanted: int, status: Status, tables: Sequence[Table]) -> int:
-    database = Database.open(url)
-    try:
+    async with Database.open(url) as database:
         async with database.write(patience_seconds=_PATIENCE_SECONDS) as connection:
             originals = await _mark_originals(connection, status)
         copies = min(math.ceil(wanted / max(originals, 1)) - 1, _MOST_COPIES)
@@ -57,8 +56,6 @@ async def _multiply(url: str, wanted: int, status: Status, tables: Sequence[Tabl
             await connection.execute(text("DROP TABLE bench_originals"))
             await connection.execute(text("ANALYZE"))
         return originals * (copies + 1)
-    finally:
-        await database.close()
 
 
 async def _mark_originals(connection: Connection, status: Status) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import structlog
 from sqlalchemy.engine import URL, make_url
@@ -242,6 +242,14 @@ class Database:
             cause = error.__cause__ or error
             log.warning("database unavailable", error=f"{type(cause).__name__}: {cause}")
             raise UnavailableError("The database can not be used just now. Send the request again.") from error
+
+    async def __aenter__(self) -> Self:
+        """Return this; it is closed when the block ends."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.close()
 
     async def close(self) -> None:
         """Close every connection and let go of the file."""

@@ -58,12 +58,11 @@ def _can_be_served(address: str) -> str:
 def _is_a_database(url: SecretStr) -> SecretStr:
     if said := url.get_secret_value():
         # An installation on SQLite has none to look at, and need not wait for what reads one.
-        from sqlalchemy.engine import make_url  # noqa: PLC0415
-        from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+        from servicekit.database import parse_url  # noqa: PLC0415
 
         try:
-            kind = make_url(said).get_backend_name()
-        except (ArgumentError, ValueError):
+            kind = parse_url(said).get_backend_name()
+        except SettingsError:
             kind = ""
         if kind not in {"postgresql", "sqlite"}:
             raise ValueError(

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -29,21 +27,12 @@ async def migrate(settings: DeliverySettings) -> None:
     """Bring the schema to the newest step."""
     from servicekit import migrations  # noqa: PLC0415  # a process that serves has no need of Alembic
 
-    async with _opened(settings) as database:
+    async with open_database(settings) as database:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
 
 
 async def hold_queue(settings: DeliverySettings, clock: Clock) -> int:
     """Hold everything that waits or is being sent as `unknown`; return how many. Delivery must be stopped."""
-    async with _opened(settings) as database:
+    async with open_database(settings) as database:
         await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         return await sql_hold.hold_queue(database, clock.now())
-
-
-@contextlib.asynccontextmanager
-async def _opened(settings: DeliverySettings) -> AsyncIterator[Database]:
-    database = open_database(settings)
-    try:
-        yield database
-    finally:
-        await database.close()

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +39,7 @@ async def migrate(settings: IntegrationsSettings) -> None:
     """
     from servicekit import migrations  # noqa: PLC0415  # a process that serves has no need of Alembic
 
-    async with _opened(settings) as database:
+    async with open_database(settings) as database:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
         await open_key_ring(database, settings)
 
@@ -53,7 +51,7 @@ async def rotate_key_ring(settings: IntegrationsSettings) -> int:
     is seen on the database. Old keys stay in the file, since backups of the database need them. A crash on the way does
     no harm: run it again.
     """
-    async with _opened(settings) as database:
+    async with open_database(settings) as database:
         await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = (await open_key_ring(database, settings)).with_new_key()
         running = 0 if database.is_exclusive else await count_running(SqlNodeStore(database, key_ring), SystemClock())
@@ -78,12 +76,3 @@ async def open_key_ring(database: Database, settings: IntegrationsSettings) -> K
             " Put back the keys that they were made with, one a line, below the newest."
         )
     return key_ring
-
-
-@contextlib.asynccontextmanager
-async def _opened(settings: IntegrationsSettings) -> AsyncIterator[Database]:
-    database = open_database(settings)
-    try:
-        yield database
-    finally:
-        await database.close()

@@ -46,14 +46,11 @@ async def problems(folder: Path, baseline: str) -> list[str]:
 
 
 async def operations_of(folder: Path, step: Script) -> list[ops.MigrateOperation]:
-    database = Database.open("sqlite://")
-    try:
+    async with Database.open("sqlite://") as database:
         await migrations.migrate(database, folder, "schema_version", to=step.down_revision)
         with recorded() as operations, contextlib.suppress(NotImplementedError):  # SQLite can not do all that is wrong
             await migrations.migrate(database, folder, "schema_version", to=step.revision)
         return operations
-    finally:
-        await database.close()
 
 
 @contextlib.contextmanager

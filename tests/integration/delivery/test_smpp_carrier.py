@@ -306,15 +306,20 @@ async def test_a_late_answer_makes_known_what_was_unknown_and_nothing_is_sent_ag
     assert len(smsc.submits) == 1
 
 
-async def test_a_late_answer_for_the_last_part_is_told_with_the_ids_of_all(smsc, connect, clock, events):
-    open_now = asyncio.Event()
+def answers_part_two(when):
+    """Answer each part at once, but the second when something has happened."""
 
-    async def late(submit):
+    async def treat(submit):
         if submit.short_message[5] == 2:
-            await open_now.wait()
+            await when.wait()
         return Treatment()
 
-    smsc.treat, smsc.tells = late, False
+    return treat
+
+
+async def test_a_late_answer_for_the_last_part_is_told_with_the_ids_of_all(smsc, connect, clock, events):
+    open_now = asyncio.Event()
+    smsc.treat, smsc.tells = answers_part_two(open_now), False
     carrier = await connect()
     sending = asyncio.create_task(carrier.send(message(text=LONG)))
     await until(lambda: len(smsc.submits) == 3)
@@ -339,13 +344,7 @@ async def test_a_late_answer_to_an_older_attempt_is_told_of_the_last_one_which_l
     smsc, connect, clock, events
 ):
     open_now = asyncio.Event()
-
-    async def late(submit):
-        if submit.short_message[5] == 2:
-            await open_now.wait()
-        return Treatment()
-
-    smsc.treat, smsc.tells = late, False
+    smsc.treat, smsc.tells = answers_part_two(open_now), False
     carrier = await connect()
     for number, submits in ((1, 3), (2, 4)):
         sending = asyncio.create_task(carrier.send(replace(message(text=LONG), attempt_number=number)))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from servicekit.errors import UnavailableError
+from services.delivery.deliver_webhooks import Target
 from services.delivery.webhook_directory import TRUSTED_SECONDS, WebhookDirectory
 from services.delivery.webhooks import Event
 from tests.unit.delivery.test_call_endpoint import delivery
@@ -49,18 +50,23 @@ async def test_gives_up_an_event_that_nobody_wants(directory, clock):
     assert await directory.target(delivery(clock)) is None
 
 
+async def target_once_integrations_can_be_asked(directory, registry, clock) -> Target:
+    """See that nothing is decided while Integrations is away, and return the target when it is back."""
+    with pytest.raises(UnavailableError):
+        await directory.target(delivery(clock))
+    registry.is_down = False
+    clock.advance(TRUSTED_SECONDS)
+    target = await directory.target(delivery(clock))
+    assert target is not None
+    return target
+
+
 async def test_gives_up_no_event_for_what_it_remembers_from_before_integrations_was_away(directory, registry, clock):
     await directory.target(delivery(clock))
     registry.is_down, registry.url = True, "https://shop.example/hooks"
     clock.advance(TRUSTED_SECONDS + 1)
 
-    with pytest.raises(UnavailableError):
-        await directory.target(delivery(clock))
-
-    registry.is_down = False
-    clock.advance(TRUSTED_SECONDS)
-    target = await directory.target(delivery(clock))
-    assert target is not None
+    target = await target_once_integrations_can_be_asked(directory, registry, clock)
     assert target.url == registry.url
 
 
@@ -74,13 +80,7 @@ async def test_has_no_event_missed_for_a_webhook_that_was_disabled_before_integr
     registry.is_down, registry.is_enabled = True, True
     clock.advance(TRUSTED_SECONDS + 1)
 
-    with pytest.raises(UnavailableError):
-        await directory.target(delivery(clock))
-
-    registry.is_down = False
-    clock.advance(TRUSTED_SECONDS)
-    target = await directory.target(delivery(clock))
-    assert target is not None
+    target = await target_once_integrations_can_be_asked(directory, registry, clock)
     assert target.is_enabled
 
 

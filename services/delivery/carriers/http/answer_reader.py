@@ -73,14 +73,12 @@ class AnswerReader:
                 self._headers = _headers(lines)
                 self._frame(is_old=found[1] == "0")
                 return True
-        if self._headed + len(self._buffer) > MAX_HEAD_BYTES:
-            raise UnreadableAnswerError("the answer's head has no end")
+        _refuse_endless(self._headed + len(self._buffer))
         return False
 
     def _count_head(self, count: int) -> None:
         self._headed += count
-        if self._headed > MAX_HEAD_BYTES:
-            raise UnreadableAnswerError("the answer's head has no end")
+        _refuse_endless(self._headed)
 
     def _frame(self, *, is_old: bool) -> None:
         words = {word.strip() for word in self._headers.get("connection", "").lower().split(",")}
@@ -150,6 +148,11 @@ class AnswerReader:
             return False
         self.can_go_on = False
         return True
+
+
+def _refuse_endless(head_bytes: int) -> None:
+    if head_bytes > MAX_HEAD_BYTES:
+        raise UnreadableAnswerError("the answer's head has no end")
 
 
 def _headers(lines: list[str]) -> dict[str, str]:
