@@ -57,6 +57,10 @@ class SqlWebhookStore:
     async def renew(self, claimed: Sequence[ClaimedWebhook], lease_until: datetime) -> set[str]:
         """Move the end of the leases that still carry the caller's token."""
         async with self._database.write() as connection:
+            # A claim that has made an expired one ready holds its endpoint, and may have any of its deliveries.
+            await queue.lock_endpoints(
+                connection, {each.delivery.endpoint: each.delivery.tenant_id for each in claimed}
+            )
             held = await queue.lock(connection, [each.delivery.id for each in claimed])
             mine = [each.delivery.id for each in claimed if held.get(each.delivery.id) == each.token]
             if mine:

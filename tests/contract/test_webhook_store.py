@@ -485,6 +485,27 @@ async def test_keeps_both_limits_when_many_processes_claim_at_once(postgres_data
     assert most_of_tenant <= 20
 
 
+async def test_renews_in_the_order_in_which_all_lock_endpoints_and_their_deliveries(postgres_database):
+    async with contextlib.AsyncExitStack() as stack:
+        databases = [await stack.enter_async_context(Database.open(postgres_database)) for _ in range(3)]
+        await migrations.migrate(databases[0], maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
+        store = SqlWebhookStore(databases[0])
+        await store.add([new_delivery(), new_delivery()])
+        claimed = await claim(store)
+        one, other = sorted(ids_of(claimed))
+        lock = text("SELECT 1 FROM delivery_webhook_due WHERE delivery_id = :id FOR UPDATE")
+
+        # Somebody who moves the endpoint's line, and has the second delivery before the first.
+        async with databases[1].write() as moving:
+            await moving.execute(text("SELECT 1 FROM delivery_webhook_endpoints FOR UPDATE"))
+            await moving.execute(lock, {"id": other})
+            renewing = asyncio.create_task(store.renew(claimed, LEASE + timedelta(seconds=30)))
+            await locks.until_somebody_waits(databases[2])
+            await moving.execute(lock, {"id": one})
+
+        assert await renewing == {one, other}
+
+
 class Actors:
     """Add, claim, renew, finish, miss, replay and remove, at random and all at once, over the same endpoints."""
 
