@@ -16,6 +16,7 @@ from servicekit.batching import Batcher
 from servicekit.clock import Clock
 from servicekit.errors import UnavailableError
 from services.delivery import metrics
+from services.delivery.leases import Leases
 from services.delivery.webhook_schedule import Again, Done, GiveUp, Step, is_to_be_disabled, next_step
 from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits, Recorded, WebhookStore
 from services.delivery.webhooks import (
@@ -115,10 +116,9 @@ class DeliverWebhooks:
         self._random = random
         self._max_in_flight = max_in_flight
         self._on_room = on_room
-        self._lease = timedelta(seconds=lease_seconds)
+        self._leases = Leases(clock=clock, seconds=lease_seconds, extend=self._extend)
         self._in_flight: dict[asyncio.Task[None], ClaimedWebhook] = {}
         self._stopping = False
-        self._leased_until = clock.now()  # when the first lease of what is in flight ends
         self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT, name="webhook_outcomes")
 
     @property
@@ -128,22 +128,18 @@ class DeliverWebhooks:
 
     async def deliver_due(self) -> int:
         """Claim one batch and begin to deliver it; return how many were claimed."""
-        if self._in_flight and self._clock.now() >= self._leased_until:
-            # This process stood still. What it has in flight is its own until another has claimed it.
-            await self.renew_leases()
-        now = self._clock.now()
-        lease_until = now + self._lease
-        claimed = await self._store.claim(
-            now=now,
-            lease_until=lease_until,
-            limits=Limits(
-                in_all=min(self.room, CLAIM_SIZE),
-                per_endpoint=MAX_PER_ENDPOINT,
-                per_failing_endpoint=MAX_PER_FAILING_ENDPOINT,
-                per_tenant=MAX_PER_TENANT,
-            ),
-        )
-        self._leased_until = min(self._leased_until, lease_until) if self._in_flight else lease_until
+        now, lease_until = await self._leases.now(), self._leases.end()
+        with self._leases.written(lease_until):
+            claimed = await self._store.claim(
+                now=now,
+                lease_until=lease_until,
+                limits=Limits(
+                    in_all=min(self.room, CLAIM_SIZE),
+                    per_endpoint=MAX_PER_ENDPOINT,
+                    per_failing_endpoint=MAX_PER_FAILING_ENDPOINT,
+                    per_tenant=MAX_PER_TENANT,
+                ),
+            )
         for each in claimed:
             task = asyncio.create_task(self._deliver(each))
             self._in_flight[task] = each
@@ -152,15 +148,12 @@ class DeliverWebhooks:
 
     async def renew_leases(self) -> None:
         """Keep what is in flight ours. A call whose lease is lost goes on, and records nothing."""
+        await self._leases.renew()
+
+    async def _extend(self, until: datetime) -> None:
         claimed = list(self._in_flight.values())
         if claimed:
-            until = self._clock.now() + self._lease
-            before, self._leased_until = self._leased_until, until
-            try:
-                held = await self._store.renew(claimed, until)
-            except UnavailableError:
-                self._leased_until = min(before, self._leased_until)
-                raise
+            held = await self._store.renew(claimed, until)
             if len(held) < len(claimed):
                 log.warning("webhook leases lost", lost=len(claimed) - len(held))
 

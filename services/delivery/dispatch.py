@@ -35,6 +35,7 @@ from services.delivery.domain import (
     Outcome,
     Status,
 )
+from services.delivery.leases import Leases
 from services.delivery.pacing import LATE_US, Wish
 from services.delivery.retry_policy import EVIDENCE_SECONDS, Retry, next_step
 from services.delivery.store import (
@@ -86,12 +87,11 @@ class Dispatcher:
         self._random = random
         self._max_in_flight = max_in_flight
         self._on_room = on_room
-        self._lease_seconds = lease_seconds
+        self._leases = Leases(clock=clock, seconds=lease_seconds, extend=self._extend)
         self._evidence_seconds = evidence_seconds
         self._in_flight: dict[asyncio.Task[None], StartedAttempt] = {}
         self._call_deadlines = Deadlines(CARRIER_CALL_SECONDS)
         self._stopping = False
-        self._leased_until = clock.now()  # when the first lease of what is in flight ends
         self._outcomes = Batcher(
             self._record,
             max_size=OUTCOMES_IN_COMMIT,
@@ -130,15 +130,15 @@ class Dispatcher:
         What is sent at once spares the queue's writes and reads and a transaction of its own. Raises UnavailableError
         when they can not be stored.
         """
-        now = self._clock.now()
-        lease_until = now + timedelta(seconds=self._lease_seconds)
+        now, lease_until = self._clock.now(), self._leases.end()
         beginnings = self._beginnings(messages, now)
         self._reserve(beginnings)
         try:
-            added = await self._store.add_and_begin(messages, beginnings, now=now, lease_until=lease_until)
+            with self._leases.written(lease_until):
+                added = await self._store.add_and_begin(messages, beginnings, now=now, lease_until=lease_until)
         finally:
             self._give_back(beginnings)
-        self._begin(added.started, lease_until)
+        self._begin(added.started)
         if added.waiting:
             self._queued |= added.waiting
             self._on_room()
@@ -172,9 +172,6 @@ class Dispatcher:
 
     async def send_due(self, shard: int) -> int:
         """Claim one batch of a shard and begin to send it; return for how many messages something was done."""
-        if self._in_flight and self._clock.now() >= self._leased_until:
-            # This process stood still. What it has in flight is its own until another has claimed it.
-            await self.renew_leases()
         tried = await self._try_again(shard)
         now = self._clock.now()
         claim_round = self._round(now, self._monitor.room(now))
@@ -206,24 +203,22 @@ class Dispatcher:
         return ClaimRound(carriers=self._carriers, room=room, now=now, evidence=evidence)
 
     async def _claim(self, shard: int, claim_round: ClaimRound, shares: Sequence[Share], probed: str = "") -> int:
-        now = self._clock.now()
-        lease_until = now + timedelta(seconds=self._lease_seconds)
-        claimed = await self._store.claim(
-            shard=shard,
-            now=now,
-            lease_until=lease_until,
-            shares=shares,
-            decide=claim_round.decide,
-            limits={} if probed else self._monitor.limits(now),
-        )
+        now, lease_until = await self._leases.now(), self._leases.end()
+        with self._leases.written(lease_until):
+            claimed = await self._store.claim(
+                shard=shard,
+                now=now,
+                lease_until=lease_until,
+                shares=shares,
+                decide=claim_round.decide,
+                limits={} if probed else self._monitor.limits(now),
+            )
         for name, until in claimed.full_until.items():
             self._monitor.no_slot_before(name, until)
-        self._begin(claimed.started, lease_until, probed)
+        self._begin(claimed.started, probed)
         return len(claimed.started) + claimed.settled
 
-    def _begin(self, started: Sequence[StartedAttempt], lease_until: datetime, probed: str = "") -> None:
-        if started:
-            self._leased_until = min(self._leased_until, lease_until) if self._in_flight else lease_until
+    def _begin(self, started: Sequence[StartedAttempt], probed: str = "") -> None:
         for attempt in started:
             task = asyncio.create_task(self._send(attempt, probe=attempt.carrier == probed))
             self._in_flight[task] = attempt
@@ -232,15 +227,12 @@ class Dispatcher:
 
     async def renew_leases(self) -> None:
         """Keep what is in flight ours. An attempt whose lease is lost goes on, and records nothing."""
+        await self._leases.renew()
+
+    async def _extend(self, until: datetime) -> None:
         attempts = list(self._in_flight.values())
         if attempts:
-            until = self._clock.now() + timedelta(seconds=self._lease_seconds)
-            before, self._leased_until = self._leased_until, until
-            try:
-                held = await self._store.renew(attempts, until)
-            except UnavailableError:
-                self._leased_until = min(before, self._leased_until)
-                raise
+            held = await self._store.renew(attempts, until)
             still_in_flight = {attempt.message.id for attempt in self._in_flight.values()}
             lost = {attempt.message.id for attempt in attempts} & still_in_flight - held
             if lost:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from servicekit import ids
+from tests.kit.pages import every_message
 from tests.kit.ports import free_port
 
 TO = '"to":"+6581230000"'
@@ -34,10 +35,7 @@ def expect_error(answer: httpx.Response, status: int, error: str) -> dict[str, o
 
 @pytest.fixture
 def stored(api):
-    def count() -> int:
-        return len(api.get("/v1/messages", params={"pageSize": 1000}).json()["messages"])
-
-    return count
+    return lambda: len(every_message(api))
 
 
 INVALID_JSON = {

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import Product, eventually
+from tests.kit.pages import every_message
 
 MESSAGES = 2_000
 SENDERS = 8
@@ -79,15 +80,7 @@ def test_loses_no_accepted_message_when_each_process_is_killed_in_turn(own_produ
         assert len(set(accepted)) == len(accepted) == MESSAGES
 
         def not_delivered() -> set[str]:
-            waiting, token = set(accepted), ""
-            while True:
-                answer = api.get(
-                    "/v1/messages", params={"status": "delivered", "pageSize": 1000, "pageToken": token}
-                ).json()
-                waiting -= {message["id"] for message in answer["messages"]}
-                token = answer["nextPageToken"]
-                if not token:
-                    return waiting
+            return set(accepted) - {message["id"] for message in every_message(api, status="delivered")}
 
         eventually(not_delivered, set(), seconds=60)
 

@@ -18,6 +18,7 @@ import svix
 
 from services.delivery.answer_replies import MOST_INBOUND
 from tests.e2e.conftest import Product, eventually
+from tests.kit.pages import every_message
 from tests.kit.receivers import Answer, Call, Receiver
 
 OURS = "+6598765432"
@@ -163,8 +164,7 @@ def test_a_reply_comes_back_to_the_system_that_sent_the_message(api, shop, recei
 
 def messages_back(api: httpx.Client, asked: str) -> list[dict[str, Any]]:
     """Return what was sent to the same person after a message, and was not posted."""
-    listed = api.get("/v1/messages", params={"to": ANSWERS_YES, "pageSize": 1000}).json()["messages"]
-    return [message for message in listed if message["id"] > asked]
+    return [message for message in every_message(api, to=ANSWERS_YES) if message["id"] > asked]
 
 
 # One of the first, because after ten messages in five minutes a number gets no more answers.

@@ -9,6 +9,8 @@ import time
 import aiohttp
 import pytest
 
+from tests.kit.pages import every_message
+
 FULL = os.environ.get("TEXTWAY_FULL_FAULTS") == "1"
 KEYS, POSTS = (1_000, 20) if FULL else (40, 10)
 KEYS_AT_ONCE = 10
@@ -21,14 +23,7 @@ def ingest_path(integration) -> str:
 
 
 def messages_of(api, integration) -> list[dict]:
-    messages, token = [], ""
-    while True:
-        query = {"integrationId": integration["id"], "pageSize": 1000, "pageToken": token}
-        page = api.get("/v1/messages", params=query).json()
-        messages += page["messages"]
-        token = page["nextPageToken"]
-        if not token:
-            return messages
+    return every_message(api, integrationId=integration["id"])
 
 
 def test_a_repeat_gets_the_first_answer_and_sends_nothing_more(api, post, integration):

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests.e2e.conftest import eventually
+from tests.kit.pages import every_message
 
 PAYLOAD = {"to": "+6581230000", "text": "Order #4821 confirmed", "ref": "4821"}
 NESTED = {
@@ -30,7 +31,7 @@ def ingest_path(integration) -> str:
 
 
 def message_count(api) -> int:
-    return len(api.get("/v1/messages", params={"pageSize": 1000}).json()["messages"])
+    return len(every_message(api))
 
 
 def test_creates_an_integration_with_the_defaults_of_the_preset(api, product):

@@ -9,6 +9,7 @@ import pytest
 from tests.faults.conftest import FULL, SEED, Campaign
 from tests.kit.chaos import CHILDREN, Chaos
 from tests.kit.oracle import Verdict
+from tests.kit.pages import every_message
 from tests.kit.senders import send_payloads
 
 KILLS, MESSAGES, PER_SECOND = (50, 5_000, 50) if FULL else (4, 400, 80)
@@ -81,5 +82,5 @@ def test_holds_what_it_can_not_know_and_doubles_nothing(campaign, figures, engin
     assert verdict.tried_again == 0
     assert len(verdict.held) <= IN_FLIGHT * chaos.killed["delivery"]
     with begun.product.client() as api:
-        listed = api.get("/v1/messages", params={"status": "unknown", "pageSize": 1000}).json()["messages"]
+        listed = every_message(api, status="unknown")
     assert {message["id"] for message in listed} == verdict.held

@@ -25,6 +25,7 @@ from tests.faults.conftest import FULL, SEED
 from tests.kit.carrier import ScriptedCarrier
 from tests.kit.carriers import SENDER
 from tests.kit.chaos import Chaos
+from tests.kit.pages import every
 from tests.kit.ports import free_port
 from tests.kit.receivers import Call, Receiver
 
@@ -188,14 +189,7 @@ def pending(api: httpx.Client) -> list[object]:
 
 def inbound(api: httpx.Client) -> Counter[str]:
     """Return how often each text is listed, over all pages."""
-    texts: Counter[str] = Counter()
-    token = ""
-    while True:
-        page = api.get("/v1/inbound", params={"pageSize": 1000, "pageToken": token}).json()
-        texts.update(reply["text"] for reply in page["inbound"])
-        token = page["nextPageToken"]
-        if not token:
-            return texts
+    return Counter(reply["text"] for reply in every(api, "/v1/inbound", "inbound"))
 
 
 def test_kills_lose_no_reply_and_tell_none_as_two(product, receiver, figures):

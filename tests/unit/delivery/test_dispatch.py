@@ -518,6 +518,27 @@ async def test_holds_the_room_of_what_is_being_stored(clock):
     assert sending.room == 3
 
 
+async def test_takes_nothing_before_what_was_being_stored_while_it_stood_still_is_its_own_again(clock):
+    store, carrier = FakeStore(due()), ScriptedCarrier(asyncio.Event())
+    store.adding = asyncio.Event()
+    sending = opened(store, carrier, clock=clock)
+    adding = asyncio.create_task(sending.add([new(1)]))
+    await asyncio.sleep(0)
+
+    clock.advance(31)  # the lease that is on its way to the disk has ended
+    claiming = asyncio.create_task(sending.send_due(0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert store.decisions == []
+    store.adding.set()
+    await asyncio.gather(adding, claiming)
+
+    assert store.renewed == [[new(1).id]]
+    assert len(store.decisions) == 1
+    carrier.answer.set()
+    await sending.drain(5)
+
+
 async def test_gives_the_room_back_when_nothing_could_be_stored(clock):
     store = FakeStore()
     store.is_down = True
