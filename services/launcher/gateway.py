@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
 
 from servicekit import tls
-from servicekit.settings import MAX_SOCKET_PATH, UNIX
+from servicekit.settings import UNIX
 from servicekit.tls import Identity, KeyPair
 from services.launcher import transport_sockets
-from services.launcher.gateway_process import Prepared
+from services.launcher.gateway_process import ADMIN_SOCKET, Prepared
 from services.launcher.settings import GatewaySettings
 from textway.delivery.v1 import (
     callbacks_service_pb2,
@@ -94,19 +93,20 @@ def prepare(
     listen: str,
     upstreams: Upstreams,
     secured: Tls = _PLAINTEXT,
+    sockets: Path | None = None,
     admin_listen: str = "",
     answers: Path = ANSWERS,
     health_seconds: float = HEALTH_SECONDS,
 ) -> Prepared:
     """Write the gateway's files into a folder.
 
-    It is administered through a Unix socket that is this user's only, or at `admin_listen`, a `host:port` that nobody
-    else must reach. `answers` is where the gateway finds the Lua file.
+    It is administered through a Unix socket that is this user's only, in `sockets` or beside the files, or at
+    `admin_listen`, a `host:port` that nobody else must reach. `answers` is where the gateway finds the Lua file.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptors = folder / "descriptors.binpb"
     descriptors.write_bytes(descriptor_set().SerializeToString())
-    admin = admin_socket(folder)
+    admin = (sockets or folder.resolve()) / ADMIN_SOCKET
     pipe = {"pipe": {"path": str(admin), "mode": 0o600}}
     listen_host, listen_port = _host_and_port(listen)
     values = {
@@ -124,14 +124,6 @@ def prepare(
     configuration = folder / "envoy.yaml"
     configuration.write_text(Template((FOLDER / "envoy.yaml").read_text()).substitute(values))
     return Prepared(configuration=configuration, admin=admin)
-
-
-def admin_socket(folder: Path) -> Path:
-    """Return where the gateway's own administration listens: in the folder, if a socket can have so long a name."""
-    inside = folder.resolve() / "envoy.sock"
-    if len(str(inside).encode()) <= MAX_SOCKET_PATH:
-        return inside
-    return Path(tempfile.mkdtemp(prefix="textway-")) / "envoy.sock"
 
 
 def descriptor_set() -> FileDescriptorSet:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 DRAIN_SECONDS: Final = 1
+ADMIN_SOCKET: Final = "envoy.sock"
 _ACTIVE: Final = "/stats?filter=^http\\.public\\.downstream_rq_active$"
 
 

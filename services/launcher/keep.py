@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,8 @@ class Plan:
 
     children: Sequence[Child]
     folders: Folders
-    admin: Path  # the Unix socket of the gateway's administration
+    sockets: Path  # the folder where they listen; it is removed in the end when it is not the one of `folders`
+    admin: Path  # the Unix socket of the gateway's administration, in there
     greeter: Sequence[str]  # a command that says when all is serving, and ends
     addresses: Path  # a file that is there while all of this runs
 
@@ -42,6 +44,7 @@ def become_keeper(plan: Plan, lock: int) -> NoReturn:
                 "children": [asdict(child) for child in plan.children],
                 "logs": str(plan.folders.logs),
                 "run": str(plan.folders.run),
+                "sockets": str(plan.sockets),
                 "admin": str(plan.admin),
                 "greeter": plan.greeter,
                 "addresses": str(plan.addresses),
@@ -74,6 +77,8 @@ def main(file: Path, lock: int) -> int:
             )
     finally:
         plan.addresses.unlink(missing_ok=True)
+        if plan.sockets != plan.folders.run:
+            shutil.rmtree(plan.sockets, ignore_errors=True)
     return 0 if kept else 1
 
 
@@ -82,6 +87,7 @@ def _read(file: Path) -> Plan:
     return Plan(
         children=[Child(**child) for child in said["children"]],
         folders=Folders(logs=Path(said["logs"]), run=Path(said["run"])),
+        sockets=Path(said["sockets"]),
         admin=Path(said["admin"]),
         greeter=said["greeter"],
         addresses=Path(said["addresses"]),

@@ -45,14 +45,14 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
     folders = Folders(logs=data_dir / "logs", run=data_dir / "run")
     for folder in (data_dir, folders.logs, folders.run):
         _make(folder)
-    with _only_one(folders.run / "up.lock") as lock:
+    services = planned(settings)
+    with _only_one(folders.run / "up.lock") as lock, sockets_folder(folders.run, services) as sockets:
         _check_port(settings)
         _raise_open_files()
         wakeups.spare()  # the gateway too, as whatever is started from here
-        services = planned(settings)
-        addresses = choose_addresses(services, settings, sockets_folder(folders.run, services, settings))
+        addresses = choose_addresses(services, settings, sockets)
         os.environ.update(_environment(settings, data_dir, addresses))
-        prepared = _aside(_prepare, settings, folders.run / "gateway", services, addresses)
+        prepared = _aside(_prepare, settings, folders.run / "gateway", sockets, services, addresses)
         if code := subprocess.run([*python, "migrate"], check=False).returncode:
             if code == SETTING_TOLD:
                 return code
@@ -62,6 +62,7 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
         plan = Plan(
             children=[*(_child(each, addresses, python) for each in services), _gateway(settings, prepared)],
             folders=folders,
+            sockets=sockets,
             admin=prepared.admin,
             greeter=greeter,
             addresses=addresses_file(data_dir),
@@ -76,7 +77,11 @@ def _aside(step: Callable[..., Result], *arguments: object) -> Result:
 
 
 def _prepare(
-    settings: LauncherSettings, folder: Path, services: Sequence[ServiceProcess], addresses: Mapping[str, str]
+    settings: LauncherSettings,
+    folder: Path,
+    sockets: Path,
+    services: Sequence[ServiceProcess],
+    addresses: Mapping[str, str],
 ) -> gateway_process.Prepared:
     from services.launcher import carriers_command, gateway
     from services.launcher.parts import PARTS
@@ -94,6 +99,7 @@ def _prepare(
             delivery=addresses["delivery"],
         ),
         secured=gateway.Tls.of(settings),
+        sockets=sockets,
         health_seconds=gateway.HEALTH_SECONDS_OF_ONE,
     )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from servicekit.settings import ENV_PREFIX, MAX_SOCKET_PATH, UNIX, SettingsError
+from services.launcher.gateway_process import ADMIN_SOCKET
 from services.launcher.settings import LauncherSettings
 
 SERVICES: Final = ("integrations", "delivery", "ingress")
@@ -55,13 +58,13 @@ def planned(settings: LauncherSettings) -> Sequence[ServiceProcess]:
 
 
 def choose_addresses(
-    processes: Sequence[ServiceProcess], settings: LauncherSettings, sockets: Path | None = None
+    processes: Sequence[ServiceProcess], settings: LauncherSettings, sockets: Path
 ) -> Mapping[str, str]:
     """Return where each process listens, by its name, and for metrics by `<name>_metrics`.
 
     The first of a service listens where the settings say, and the others beside it: each at a free port of the same
     host, since a certificate names the host. Where they say nothing, it is a socket in the folder `sockets`, or a free
-    port when there is no such folder. Raises SettingsError when there is none.
+    port when calls are to be enciphered. Raises SettingsError when there is none.
     """
     chosen: dict[str, str] = {}
     with contextlib.ExitStack() as held:
@@ -69,7 +72,7 @@ def choose_addresses(
             for purpose in (CALLS, METRICS):
                 setting = f"{process.service}{purpose}_listen"
                 told = str(getattr(settings, setting))
-                if not told and sockets and purpose == CALLS:
+                if not told and purpose == CALLS and not settings.tls_cert:
                     told = f"{UNIX}{sockets / process.service}.sock"
                 if not told or process.number > 1:
                     told = _another(process, told) if told.startswith(UNIX) else _free_address(held, told, setting)
@@ -81,10 +84,31 @@ def _another(process: ServiceProcess, beside: str) -> str:
     return f"{beside.removesuffix('.sock')}-{process.number}.sock"
 
 
-def sockets_folder(folder: Path, processes: Sequence[ServiceProcess], settings: LauncherSettings) -> Path | None:
-    """Return the folder if processes can listen at sockets in it: no path is too long, and no TLS is wanted."""
-    longest = max(len(str(folder / f"{process.name}.sock").encode()) for process in processes)
-    return folder if longest <= MAX_SOCKET_PATH and not settings.tls_cert else None
+@contextlib.contextmanager
+def sockets_folder(folder: Path, processes: Sequence[ServiceProcess]) -> Iterator[Path]:
+    """Give where sockets are made: in the folder, or where their paths would be too long for that, in one that is made.
+
+    That is in the folder of temporary files, and nobody else can open it. It is removed when the block ends. Raises
+    SettingsError when paths would be too long there, too.
+    """
+    names = [*(f"{process.name}.sock" for process in processes), ADMIN_SOCKET]
+    if _has_room(folder, names):
+        yield folder
+        return
+    made = Path(tempfile.mkdtemp(prefix="textway-"))
+    try:
+        if not _has_room(made, names):
+            raise SettingsError(
+                f"{ENV_PREFIX}DATA_DIR: sockets in {folder} would have longer paths than {MAX_SOCKET_PATH} bytes, and"
+                f" in {made.parent} too: choose a shorter folder, or one for TMPDIR"
+            )
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _has_room(folder: Path, names: Sequence[str]) -> bool:
+    return max(len(str(folder / name).encode()) for name in names) <= MAX_SOCKET_PATH
 
 
 def _free_address(held: contextlib.ExitStack, beside: str, setting: str) -> str:

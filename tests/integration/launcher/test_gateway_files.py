@@ -115,11 +115,14 @@ def test_writes_a_descriptor_set_that_needs_nothing_else(tmp_path: Path) -> None
         seen.add(file.name)
 
 
-@pytest.mark.parametrize("depth", [1, 40])
-def test_the_admin_socket_has_a_path_that_the_kernel_takes(tmp_path: Path, depth: int) -> None:
-    folder = tmp_path.joinpath(*["folder"] * depth)
+def test_is_administered_at_a_socket_of_this_user_where_it_is_told(tmp_path: Path) -> None:
+    prepared = gateway.prepare(
+        tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS, sockets=tmp_path / "sockets"
+    )
 
-    assert len(str(gateway.admin_socket(folder))) <= 100
+    assert prepared.admin == tmp_path / "sockets" / "envoy.sock"
+    admin = yaml.safe_load(prepared.configuration.read_text())["admin"]
+    assert admin["address"] == {"pipe": {"path": str(prepared.admin), "mode": 0o600}}
 
 
 def test_runs_as_many_workers_as_asked() -> None:

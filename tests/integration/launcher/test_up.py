@@ -179,6 +179,23 @@ def test_tells_other_commands_where_the_services_are(up: Up) -> None:
     assert not file.exists()
 
 
+def test_listens_where_nobody_else_can_call_however_long_the_data_folders_path_is(tmp_path: Path, up: Up) -> None:
+    up.folder = tmp_path / ("long" * 25)
+    process = up.start_and_wait(TMPDIR=str(tmp_path))
+
+    (folder,) = tmp_path.glob("textway-*")
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    addresses = json.loads((up.folder / "run" / "addresses.json").read_text())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+    assert {addresses[name] for name in ("integrations", "ingress", "delivery")} == {
+        f"unix:{folder}/{name}.sock" for name in ("integrations", "ingress", "delivery")
+    }
+    assert mode == 0o700
+    assert not folder.exists()
+
+
 def test_gives_each_service_its_settings_by_the_environment(up: Up) -> None:
     secret = "sk_live_" + "s" * 40
     up.start_and_wait(TEXTWAY_BOOTSTRAP_KEY=secret)
@@ -318,3 +335,13 @@ def test_does_not_start_when_the_databases_can_not_be_brought_up_to_date(up: Up)
     assert process.returncode == 1
     assert "databases" in errors
     assert not (up.folder / "logs" / "delivery.log").exists()
+
+
+def test_leaves_no_folder_of_sockets_behind_when_it_does_not_start(tmp_path: Path, up: Up) -> None:
+    up.folder = tmp_path / ("long" * 25)
+    process = up.start(MIGRATE="3", TMPDIR=str(tmp_path))
+
+    process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert not list(tmp_path.glob("textway-*"))

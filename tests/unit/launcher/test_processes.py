@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import stat
+from pathlib import Path
+
 import pytest
 
-from servicekit.settings import SettingsError, load
+from servicekit.settings import MAX_SOCKET_PATH, SettingsError, load
 from services.launcher import settings
 from services.launcher.processes import choose_addresses, planned, sockets_folder
 from services.launcher.settings import LauncherSettings, ingress_workers_for
@@ -55,11 +58,11 @@ def test_numbers_the_processes_of_a_service_from_the_second_on():
     assert services[3].arguments == ("serve", "ingress", "--number", "2")
 
 
-def test_gives_each_process_addresses_of_its_own():
+def test_gives_each_process_addresses_of_its_own(tmp_path):
     told = LauncherSettings(ingress_workers=3, ingress_listen="127.0.0.2:7102", ingress_metrics_listen="[::1]:7112")
     services = planned(told)
 
-    addresses = choose_addresses(services, told)
+    addresses = choose_addresses(services, told, tmp_path)
 
     assert len(set(addresses.values())) == len(addresses) == 2 * len(services)
     assert addresses["ingress"] == "127.0.0.2:7102"
@@ -74,11 +77,11 @@ def test_gives_each_process_addresses_of_its_own():
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid"])
-def test_names_the_setting_whose_host_has_no_room_for_another_process(host):
+def test_names_the_setting_whose_host_has_no_room_for_another_process(host, tmp_path):
     told = LauncherSettings(ingress_workers=2, ingress_listen=f"{host}:7102")
 
     with pytest.raises(SettingsError, match=f"TEXTWAY_INGRESS_LISTEN: {host} can not be listened on"):
-        choose_addresses(planned(told), told)
+        choose_addresses(planned(told), told, tmp_path)
 
 
 def test_listens_at_sockets_where_nobody_says_another_place(tmp_path):
@@ -103,13 +106,47 @@ def test_puts_a_second_process_beside_a_socket_that_it_is_told(tmp_path):
     assert addresses["ingress-2"] == f"unix:{tmp_path}/mine-2.sock"
 
 
-def test_takes_ports_where_a_sockets_path_would_be_too_long_and_where_calls_are_to_be_enciphered(tmp_path):
-    services = planned(LauncherSettings())
+def test_takes_ports_where_calls_are_to_be_enciphered(tmp_path):
     secured = LauncherSettings(tls_cert="a.pem", tls_key="a.key", tls_ca="ca.pem")
 
-    assert sockets_folder(tmp_path, services, LauncherSettings()) == tmp_path
-    assert sockets_folder(tmp_path / ("x" * 100), services, LauncherSettings()) is None
-    assert sockets_folder(tmp_path, services, secured) is None
+    addresses = choose_addresses(planned(secured), secured, tmp_path)
+
+    assert all(address.startswith("127.0.0.1:") for address in addresses.values())
+
+
+def test_makes_sockets_in_the_data_folder_where_their_paths_have_room(tmp_path):
+    with sockets_folder(tmp_path, planned(LauncherSettings())) as folder:
+        assert folder == tmp_path
+    assert tmp_path.exists()
+
+
+def test_makes_sockets_in_a_folder_of_this_user_alone_where_their_paths_would_be_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    services = planned(LauncherSettings())
+    room = MAX_SOCKET_PATH - len("/integrations.sock")
+    exactly, longer = (Path("/" + "x" * (length - 1)) for length in (room, room + 1))
+
+    with sockets_folder(exactly, services) as folder:
+        assert folder == exactly
+    with sockets_folder(longer, services) as folder:
+        assert folder.parent == tmp_path
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    assert not folder.exists()
+
+
+def test_refuses_to_start_where_no_folder_has_room_for_sockets(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+
+    with (
+        pytest.raises(SettingsError, match=f"TEXTWAY_DATA_DIR: sockets in {long} .* TMPDIR"),
+        sockets_folder(long, planned(LauncherSettings())),
+    ):
+        pass
+
+    assert list(long.iterdir()) == []
 
 
 @pytest.mark.parametrize("said", ["unix:relative.sock", "unix:", "unix:/" + "x" * 100, "unix:a:12", "unix:/"])
