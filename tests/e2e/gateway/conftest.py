@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +47,16 @@ class Gateway:
         return {name: int(value) for name, value in (line.split(": ") for line in lines)}
 
 
-@pytest.fixture(scope="session")
-def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gw")
+@contextlib.contextmanager
+def started(folder: Path, *, changed: Callable[[str], str] = str) -> Iterator[Gateway]:
+    """Run Envoy with its files in a folder, and with its configuration as the test has changed it."""
     stubs = Stubs()
     for name in ("integrations", "ingress", "delivery"):
         stubs.start(name)
     port = free_port()
     upstreams = gateway.Upstreams(**{**stubs.addresses, "ingress": (stubs.addresses["ingress"],)})
     prepared = gateway.prepare(folder, listen=f"127.0.0.1:{port}", upstreams=upstreams)
+    prepared.configuration.write_text(changed(prepared.configuration.read_text()))
     access_log = folder / "access.log"
     with access_log.open("wb") as log, (folder / "envoy.log").open("wb") as errors:
         # Its log is written at once, which is otherwise done every ten seconds.
@@ -72,6 +74,12 @@ def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatewa
             process.kill()
             process.wait()
         stubs.close()
+
+
+@pytest.fixture(scope="session")
+def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with started(tmp_path_factory.mktemp("gw")) as running:
+        yield running
 
 
 @pytest.fixture
