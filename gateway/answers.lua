@@ -4,6 +4,7 @@
 local LIST = "^/v1/[^/]+$"
 local CALLBACKS = {"^/v1/carriers/[^/]+/status$", "^/v1/carriers/[^/]+/inbound$"}
 local CARRIERS = "/v1/carriers/"
+local HEALTH = "/health/"
 local UTF8 = {
   "[\194-\223][\128-\191]", "\224[\160-\191][\128-\191]", "[\225-\236\238\239][\128-\191][\128-\191]",
   "\237[\128-\159][\128-\191]", "\240[\144-\191][\128-\191][\128-\191]",
@@ -42,6 +43,9 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   local address = headers:get(":path")
   if #address > 2048 then return handle:respond({[":status"] = "414"}, "") end
+  if address:sub(1, #HEALTH) == HEALTH then  -- alone in answering HEAD, with which monitors ask
+    handle:streamInfo():dynamicMetadata():set("textway", "head", headers:get(":method") == "HEAD")
+  end
   -- Nothing is to be done about nearly all requests: no query, nothing quoted, no callback.
   if not address:find("[?%%]") and address:sub(1, #CARRIERS) ~= CARRIERS then return end
   local method = headers:get(":method")
@@ -102,13 +106,23 @@ local function unreadable(part, words, request_id)
   return BODY:format("invalid_json", message, request_id)
 end
 
+-- To HEAD goes all but the body, which Envoy would send: to it the request is the POST that the transcoder has made of it.
+local function is_head(handle, route)
+  return route:get("head") and handle:streamInfo():dynamicMetadata():get("textway")["head"]
+end
+
+local function empty(handle)
+  for chunk in handle:bodyChunks() do chunk:setBytes("") end
+end
+
 function envoy_on_response(handle)
-  local headers = handle:headers()
+  local headers, route = handle:headers(), handle:metadata()
   local request_id = headers:get("x-request-id")
   if request_id then  -- Envoy's own answer has its shape already, or needs but that
     local part = headers:get("x-unreadable")
-    if not part then return end
     headers:remove("x-unreadable")
+    if is_head(handle, route) then return empty(handle) end
+    if not part then return end
     local body = handle:body(true)
     body:setBytes(unreadable(part, body:getBytes(0, body:length()), request_id))
     return
@@ -116,7 +130,7 @@ function envoy_on_response(handle)
   local failed = headers:get(":status") ~= "200"
   local status, body = headers:get("x-http-status"), headers:get("x-error-body")
   -- A route may say what success is, so that the service need not (docs/decisions/0028).
-  if not failed and not status then status = handle:metadata():get("success") end
+  if not failed and not status then status = route:get("success") end
   if failed and not body then
     local answer = SILENT[headers:get(":status")] or DEFECT
     request_id = handle:streamInfo():dynamicMetadata():get("textway")["request_id"]
@@ -128,10 +142,12 @@ function envoy_on_response(handle)
   if status == "204" then  -- HTTP wants no content here, nor a word about it; the transcoder writes {}
     headers:remove("content-type")
     headers:remove("content-length")
-    for chunk in handle:bodyChunks() do chunk:setBytes("") end
+    empty(handle)
   end
-  if failed then
-    headers:replace("content-type", "application/json")
+  if failed then headers:replace("content-type", "application/json") end
+  if is_head(handle, route) then
+    empty(handle)
+  elseif failed then
     handle:body(true):setBytes(body)
   end
 end

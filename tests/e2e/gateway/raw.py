@@ -50,6 +50,13 @@ def read(connection: socket.socket, method: str = "GET") -> Answer:
         response.close()
 
 
+def everything(port: int, data: bytes) -> bytes:
+    """Return all that is answered until the other side closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(data)
+        return closed_after(connection)
+
+
 def closed_after(connection: socket.socket) -> bytes:
     """Return what still comes until the other side closes."""
     rest = io.BytesIO()

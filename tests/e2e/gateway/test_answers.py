@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 
 from servicekit import calls
 from servicekit.errors import Issue, NotFoundError, UnavailableError, ValidationError
+from textway.ingress.v1 import health_service_pb2
 
 from .conftest import Gateway
-from .raw import Answer, request, send
+from .raw import Answer, everything, request, send
 
 INTERNAL_HEADERS = {
     *("x-http-status", "x-error-body", "grpc-status", "grpc-message", "grpc-status-details-bin"),
@@ -55,6 +57,27 @@ def test_prints_empty_fields_in_lower_camel_case(client: httpx.Client) -> None:
 
     assert answer.json()["toPath"] == ""
     assert answer.json()["signed"] is False
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_monitor_that_asks_for_no_body_gets_the_status(gate: Gateway, client: httpx.Client, ready: bool) -> None:
+    async def answer(_request: object, _context: object) -> object:
+        if not ready:
+            raise UnavailableError("A part is not ready.")
+        return health_service_pb2.CheckReadyResponse(status="ready")
+
+    gate.stubs.behaviours["CheckReady"] = answer
+    status = 200 if ready else 503
+
+    asked = client.get("/health/ready")
+    answered = everything(gate.port, request("HEAD", "/health/ready", headers=b"connection: close\r\n"))
+
+    assert asked.status_code == status
+    assert asked.json()
+    assert answered.startswith(b"HTTP/1.1 %d " % status)
+    assert b"content-type: application/json\r\n" in answered
+    assert answered.index(b"\r\n\r\n") == len(answered) - 4
+    assert len(gate.stubs.calls) == 2
 
 
 def test_a_deletion_answers_with_an_empty_object(client: httpx.Client) -> None:
@@ -177,8 +200,15 @@ def test_an_unknown_address_is_not_found(client: httpx.Client, path: str) -> Non
     assert_error(client.get(path), 404, "not_found")
 
 
-@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PROPFIND", "PUT", "DELETE"])
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/ingress", "/health/live"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *itertools.product(
+            ["OPTIONS", "TRACE", "PROPFIND", "PUT", "DELETE"], ["/v1/messages", "/v1/ingress", "/health/live"]
+        ),
+        *(("HEAD", "/v1/messages"), ("HEAD", "/v1/ingress")),
+    ],
+)
 def test_a_method_that_no_call_has_is_not_found(gate: Gateway, method: str, path: str) -> None:
     answer = send(gate.port, request(method, path))
 

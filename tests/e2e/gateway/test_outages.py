@@ -17,6 +17,7 @@ from google.api.httpbody_pb2 import HttpBody
 
 from servicekit import calls
 
+from . import raw
 from .conftest import Gateway
 from .test_answers import assert_error
 
@@ -49,6 +50,13 @@ def test_a_service_that_is_gone_is_unavailable_from_the_first_request_on(without
             assert answer.headers["retry-after"] == "1"
             assert answer.elapsed.total_seconds() < 1
             time.sleep(0.4)
+
+
+def test_a_monitor_that_asks_for_no_body_gets_none_when_a_service_is_gone_either(without_ingress: Gateway) -> None:
+    answer = raw.everything(without_ingress.port, raw.request("HEAD", "/health/live", headers=b"connection: close\r\n"))
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert answer.index(b"\r\n\r\n") == len(answer) - 4
 
 
 def test_the_others_go_on_while_one_is_gone(without_ingress: Gateway) -> None:

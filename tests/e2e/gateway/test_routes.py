@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from google.api import annotations_pb2
+from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from services.launcher import gateway
@@ -35,10 +35,13 @@ def annotations(method: MethodDescriptor) -> set[str]:
     if not options.HasExtension(annotations_pb2.http):
         return set()
     rule = options.Extensions[annotations_pb2.http]
-    return {
-        f"{each.WhichOneof('pattern').upper()} {getattr(each, each.WhichOneof('pattern'))}"
-        for each in (rule, *rule.additional_bindings)
-    }
+    return {address(each) for each in (rule, *rule.additional_bindings)}
+
+
+def address(rule: http_pb2.HttpRule) -> str:
+    if rule.WhichOneof("pattern") == "custom":
+        return f"{rule.custom.kind} {rule.custom.path}"
+    return f"{rule.WhichOneof('pattern').upper()} {getattr(rule, rule.WhichOneof('pattern'))}"
 
 
 def full_name(method: MethodDescriptor) -> str:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'textway/ingress/v1/health_service.proto\x12\x12textway.ingress.v1\x1a\x1cgoogle/api/annotations.proto\"\x12\n\x10\x43heckLiveRequest\"#\n\x11\x43heckLiveResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\"\x13\n\x11\x43heckReadyRequest\"\x95\x01\n\x12\x43heckReadyResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12:\n\x05parts\x18\x02 \x03(\x0b\x32+.textway.ingress.v1.CheckReadyResponse.Part\x1a\x33\n\x04Part\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xf3\x01\n\rHealthService\x12n\n\tCheckLive\x12$.textway.ingress.v1.CheckLiveRequest\x1a%.textway.ingress.v1.CheckLiveResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/health/live\x12r\n\nCheckReady\x12%.textway.ingress.v1.CheckReadyRequest\x1a&.textway.ingress.v1.CheckReadyResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/health/readyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'textway/ingress/v1/health_service.proto\x12\x12textway.ingress.v1\x1a\x1cgoogle/api/annotations.proto\"\x12\n\x10\x43heckLiveRequest\"#\n\x11\x43heckLiveResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\"\x13\n\x11\x43heckReadyRequest\"\x95\x01\n\x12\x43heckReadyResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12:\n\x05parts\x18\x02 \x03(\x0b\x32+.textway.ingress.v1.CheckReadyResponse.Part\x1a\x33\n\x04Part\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xa6\x02\n\rHealthService\x12\x86\x01\n\tCheckLive\x12$.textway.ingress.v1.CheckLiveRequest\x1a%.textway.ingress.v1.CheckLiveResponse\",\x82\xd3\xe4\x93\x02&\x12\x0c/health/liveZ\x16\x42\x14\n\x04HEAD\x12\x0c/health/live\x12\x8b\x01\n\nCheckReady\x12%.textway.ingress.v1.CheckReadyRequest\x1a&.textway.ingress.v1.CheckReadyResponse\".\x82\xd3\xe4\x93\x02(\x12\r/health/readyZ\x17\x42\x15\n\x04HEAD\x12\r/health/readyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'textway.ingress.v1.health_s
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HEALTHSERVICE'].methods_by_name['CheckLive']._loaded_options = None
-  _globals['_HEALTHSERVICE'].methods_by_name['CheckLive']._serialized_options = b'\202\323\344\223\002\016\022\014/health/live'
+  _globals['_HEALTHSERVICE'].methods_by_name['CheckLive']._serialized_options = b'\202\323\344\223\002&\022\014/health/liveZ\026B\024\n\004HEAD\022\014/health/live'
   _globals['_HEALTHSERVICE'].methods_by_name['CheckReady']._loaded_options = None
-  _globals['_HEALTHSERVICE'].methods_by_name['CheckReady']._serialized_options = b'\202\323\344\223\002\017\022\r/health/ready'
+  _globals['_HEALTHSERVICE'].methods_by_name['CheckReady']._serialized_options = b'\202\323\344\223\002(\022\r/health/readyZ\027B\025\n\004HEAD\022\r/health/ready'
   _globals['_CHECKLIVEREQUEST']._serialized_start=93
   _globals['_CHECKLIVEREQUEST']._serialized_end=111
   _globals['_CHECKLIVERESPONSE']._serialized_start=113
@@ -47,5 +47,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKREADYRESPONSE_PART']._serialized_start=270
   _globals['_CHECKREADYRESPONSE_PART']._serialized_end=321
   _globals['_HEALTHSERVICE']._serialized_start=324
-  _globals['_HEALTHSERVICE']._serialized_end=567
+  _globals['_HEALTHSERVICE']._serialized_end=618
 # @@protoc_insertion_point(module_scope)

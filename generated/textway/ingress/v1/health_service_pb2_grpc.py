@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class HealthServiceStub:
-    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key.
+    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key, and answers HEAD too,
+    with which many monitors ask.
     """
 
     def __init__(self, channel):
@@ -48,7 +49,8 @@ class HealthServiceStub:
 
 
 class HealthServiceServicer:
-    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key.
+    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key, and answers HEAD too,
+    with which many monitors ask.
     """
 
     def CheckLive(self, request, context):
@@ -87,7 +89,8 @@ def add_HealthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HealthService:
-    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key.
+    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key, and answers HEAD too,
+    with which many monitors ask.
     """
 
     @staticmethod

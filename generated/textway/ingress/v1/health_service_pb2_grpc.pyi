@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HealthServiceStub:
-    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key."""
+    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key, and answers HEAD too,
+    with which many monitors ask.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +42,9 @@ class HealthServiceStub:
 
 @_typing.type_check_only
 class HealthServiceAsyncStub(HealthServiceStub):
-    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key."""
+    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key, and answers HEAD too,
+    with which many monitors ask.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckLive: _aio.UnaryUnaryMultiCallable[_health_service_pb2.CheckLiveRequest, _health_service_pb2.CheckLiveResponse]  # type: ignore[assignment]
@@ -49,7 +53,9 @@ class HealthServiceAsyncStub(HealthServiceStub):
     """CheckReady asks every part; HTTP 503 when one of them is not ready."""
 
 class HealthServiceServicer(metaclass=_abc_1.ABCMeta):
-    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key."""
+    """HealthService tells a load balancer or a person whether Textway can take work. It needs no key, and answers HEAD too,
+    with which many monitors ask.
+    """
 
     @_abc_1.abstractmethod
     def CheckLive(
