@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from types import TracebackType
+from typing import Final
+
+# A timer that is later than this was not late by itself: the process stood still, and others did not.
+STOOD_STILL_SECONDS: Final = 1.0
+CATCH_UP_SECONDS: Final = 0.5
 
 
 class Deadlines:
@@ -13,6 +18,9 @@ class Deadlines:
     `asyncio.timeout` sets a timer for each block and takes it back, which takes longer than much that is done in one.
     Here blocks end in the order in which they began, as far as deadlines end them, so that a timer for the oldest is
     enough.
+
+    A process that stood still beyond deadlines reads first what has come meanwhile: an event loop runs its timers
+    before that, and would take what was answered in time for not answered.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -28,24 +36,27 @@ class Deadlines:
         """Take in a block that begins now."""
         self._open.append(deadline)
         if self._timer is None:
-            self._wait_for(deadline)
+            self._wait_until(deadline.at)
 
     def leave(self) -> None:
         """Forget the blocks that have ended, as far as no older one is still being run."""
         while self._open and self._open[0].task is None:
             self._open.popleft()
 
-    def _wait_for(self, deadline: Deadline) -> None:
-        self._timer = asyncio.get_running_loop().call_at(deadline.at, self._cut_off)
+    def _wait_until(self, moment: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(moment, self._cut_off, moment)
 
-    def _cut_off(self) -> None:
+    def _cut_off(self, planned: float) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
+        if now - planned > STOOD_STILL_SECONDS:
+            self._wait_until(now + CATCH_UP_SECONDS)
+            return
         while self._open and self._open[0].at <= now:
             self._open.popleft().cut_off()
         self.leave()
         if self._open:
-            self._wait_for(self._open[0])
+            self._wait_until(self._open[0].at)
 
 
 class Deadline:

@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 from servicekit import tracing
 from servicekit.batching import Batcher
 from servicekit.clock import Clock
+from servicekit.deadlines import Deadlines
 from servicekit.errors import UnavailableError
 from services.delivery import metrics
 from services.delivery.leases import Leases
@@ -118,6 +119,7 @@ class DeliverWebhooks:
         self._on_room = on_room
         self._leases = Leases(clock=clock, seconds=lease_seconds, extend=self._extend)
         self._in_flight: dict[asyncio.Task[None], ClaimedWebhook] = {}
+        self._call_deadlines = Deadlines(CALL_SECONDS)
         self._stopping = False
         self._outcomes = Batcher(self._record, max_size=OUTCOMES_IN_COMMIT, name="webhook_outcomes")
 
@@ -221,10 +223,10 @@ class DeliverWebhooks:
             return CallResult(status_code=None, milliseconds=elapsed, problem=problem)
 
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            with self._call_deadlines.begin():
                 return await self._endpoints.call(target, delivery, self._clock.now())
         except TimeoutError:
-            return broken(f"no answer within {CALL_SECONDS:.0f} s")
+            return broken(f"no answer within {self._call_deadlines.seconds:.0f} s")
         except asyncio.CancelledError:
             return broken("the process stopped before the endpoint answered")
         except Exception as error:  # a defect in one call must not stop the others; the schedule goes on

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 
 import pytest
 
-from servicekit.deadlines import Deadlines
+from servicekit.deadlines import STOOD_STILL_SECONDS, Deadlines
 
 
 async def test_cuts_off_every_block_that_takes_too_long():
@@ -35,6 +37,30 @@ async def test_cuts_off_what_began_after_the_timer_was_set_and_not_with_it():
     second = asyncio.create_task(wait())
 
     assert min(await first, await second) >= deadlines.seconds * 0.99
+
+
+async def test_reads_first_what_has_come_while_the_process_stood_still():
+    deadlines, loop = Deadlines(0.05), asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    async def read() -> bytes:
+        with deadlines.begin():
+            return await loop.sock_recv(ours, 16)
+
+    async def wait() -> None:
+        with deadlines.begin():
+            await asyncio.Event().wait()
+
+    with ours, theirs:
+        reading, waiting = asyncio.create_task(read()), asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        theirs.sendall(b"answer")
+        time.sleep(deadlines.seconds + STOOD_STILL_SECONDS + 0.1)  # noqa: ASYNC251  # nothing of the loop goes on
+
+        assert await reading == b"answer"
+        with pytest.raises(TimeoutError):
+            await waiting
 
 
 async def test_leaves_alone_what_ends_in_time_and_what_its_task_does_afterwards():
