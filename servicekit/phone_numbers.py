@@ -13,7 +13,8 @@ import phonenumbers
 
 MAX_LENGTH: Final = 32
 
-_SEPARATORS: Final = frozenset("+-().,/\uff0b\uff08\uff09\uff0e\uff0f\u2060\u200b")
+_SEPARATORS: Final = frozenset(" +-().,/\uff0b\uff08\uff09\uff0e\uff0f")
+_INTERNATIONAL: Final = re.compile(r"\D*[+\uff0b]")
 _PLAIN: Final = re.compile(r"\+[1-9][0-9]{6,14}")
 # What a number in use may be, by the names that the library's data has for it.
 _KINDS: Final = (
@@ -124,16 +125,17 @@ def _country_of(main: phonenumbers.PhoneMetadata, every: phonenumbers.PhoneNumbe
 
 
 def _read(candidate: str, default_region: str) -> str:
-    if not candidate:
+    seen = "".join(map(_as_seen, candidate))
+    if not seen:
         raise NotAPhoneNumberError("it is empty")
-    if any(character.isalpha() for character in candidate):
+    if any(character.isalpha() for character in seen):
         raise NotAPhoneNumberError("it contains letters")
-    if not default_region and not candidate.startswith(("+", "\uff0b")):
+    if not default_region and not _INTERNATIONAL.match(seen):
         raise NotAPhoneNumberError(
             "it has no plus sign and country code, which only an integration with a defaultRegion can do without"
         )
     try:
-        number = phonenumbers.parse(candidate, default_region or None)
+        number = phonenumbers.parse(seen, default_region or None)
     except phonenumbers.NumberParseException as error:
         raise NotAPhoneNumberError(_PARSE_PROBLEMS.get(error.error_type, "it is no phone number")) from None
     if number.extension:
@@ -141,16 +143,22 @@ def _read(candidate: str, default_region: str) -> str:
     if not phonenumbers.is_valid_number(number):
         length = phonenumbers.is_possible_number_with_reason(number)
         raise NotAPhoneNumberError(_LENGTH_PROBLEMS.get(length, "no such number is in use in its country"))
-    if not all(character.isdigit() or _separates(character) for character in candidate):
+    if not all(character.isdigit() or _separates(character) for character in seen):
         raise NotAPhoneNumberError("it contains characters that no phone number has")
-    if _DECIMAL.fullmatch(candidate):
+    if _DECIMAL.fullmatch(seen):
         raise NotAPhoneNumberError("it is a decimal number: send the number as text, or without its fraction")
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
+def _as_seen(character: str) -> str:
+    # Contacts apps put marks of direction around a number that is copied, and the library knows few blanks.
+    category = unicodedata.category(character)
+    return "" if category == "Cf" else " " if category == "Zs" else character
+
+
 def _separates(character: str) -> bool:
     # The library drops whatever it does not know, and a number of which a character is dropped may be somebody else's.
-    return character in _SEPARATORS or unicodedata.category(character) in ("Zs", "Pd")
+    return character in _SEPARATORS or unicodedata.category(character) == "Pd"
 
 
 def is_region(code: str) -> bool:

@@ -31,6 +31,11 @@ from servicekit.phone_numbers import (
         ("+(65)81230000", "+6581230000"),
         ("+65\u00a08123\u00a00000", "+6581230000"),
         ("+65\u200b81230000", "+6581230000"),
+        ("\u202a+6581230000\u202c", "+6581230000"),  # as contacts apps copy it
+        ("\u2068+65\u00ad8123\u20600000\u2069", "+6581230000"),
+        ("+33\u202f6\u202f12\u202f34\u202f56\u202f78", "+33612345678"),  # as French typography has it
+        ("(+65) 8123-0000", "+6581230000"),
+        ("（＋65）81230000", "+6581230000"),  # noqa: RUF001
         ("＋６５８１２３００００", "+6581230000"),  # noqa: RUF001  # full width, as Japanese input methods type
         ("+٦٥٨١٢٣٠٠٠٠", "+6581230000"),
         ("+६५८१२३००००", "+6581230000"),
@@ -67,7 +72,9 @@ def test_reads_a_national_number_with_the_integrations_region(text, region, expe
         (" \n\t\u3000", "", "it is empty"),
         ("81230000", "", "it has no plus sign and country code, which only an integration with a defaultRegion can"),
         ("6581230000", "", "it has no plus sign and country code"),
-        ("\u202a+6581230000\u202c", "", "it has no plus sign and country code"),
+        ("8123 0000 +65", "", "it has no plus sign and country code"),
+        ("\u200b", "", "it is empty"),
+        ("'+6581230000", "", "it contains characters that no phone number has"),
         ("\ud800", "", "it has no plus sign and country code"),
         ("+65 CALL NOW", "", "it contains letters"),
         ("tel:+6581230000", "", "it contains letters"),
