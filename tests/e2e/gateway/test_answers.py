@@ -316,11 +316,17 @@ def test_what_is_no_proper_http_is_refused(gate: Gateway, data: bytes, status: i
 
 
 def test_a_query_in_utf8_reaches_the_list(gate: Gateway, client: httpx.Client) -> None:
-    answer = client.get("/v1/messages?ref=Gr%C3%B6%C3%9Fe%20%E2%82%AC%F0%9F%98%80%25&to=+65&unknown=1")
+    answer = client.get("/v1/messages?ref=Gr%C3%B6%C3%9Fe%20%E2%82%AC%F0%9F%98%80%25&to=%2B65&unknown=1")
 
     assert answer.status_code == 200
     assert gate.stubs.calls[0].request.ref == "Größe €😀%"
     assert gate.stubs.calls[0].request.to == "+65"
+
+
+def test_a_plus_sign_in_a_query_is_a_blank(gate: Gateway, client: httpx.Client) -> None:
+    client.get("/v1/messages?ref=Order+4821%2B1")
+
+    assert gate.stubs.calls[0].request.ref == "Order 4821+1"
 
 
 def test_a_request_id_of_the_clients_is_replaced(gate: Gateway, client: httpx.Client) -> None:
