@@ -11,6 +11,7 @@ parted.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -67,6 +68,11 @@ class Measure:
 
     encoding: Encoding
     segments: int
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether nobody would see anything of a text: it has blanks, and format and control characters, only."""
+    return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
 
 
 def is_gsm7(text: str) -> bool:

@@ -16,7 +16,7 @@ from servicekit.clock import Clock
 from servicekit.egress_urls import PUBLIC_ONLY, EgressPolicy, UrlNotAllowedError, check_url
 from servicekit.errors import Issue, ValidationError
 from servicekit.ids import new_id, random_bits
-from servicekit.sms_text import MAX_TEXT_LENGTH, measure
+from servicekit.sms_text import MAX_TEXT_LENGTH, is_blank, measure
 from services.delivery import metrics
 from services.delivery.announcements import Owner
 from services.delivery.domain import (
@@ -263,7 +263,7 @@ def _presence_issues(to: str, text: str) -> list[Issue]:
     issues = []
     if not to.strip():
         issues.append(Issue(path="to", message="is required: the recipient's number, such as +6581230000"))
-    if not text.strip():
+    if is_blank(text):
         issues.append(Issue(path="text", message="is required: 1 to 1600 characters"))
     if "\x00" in text:
         issues.append(Issue(path="text", message="must not contain U+0000"))

@@ -13,7 +13,7 @@ from servicekit.errors import Issue, ServiceError, ValidationError
 from servicekit.json_paths import CompiledPath, compile_path
 from servicekit.phone_numbers import NotAPhoneNumberError, normalise
 from servicekit.sms_fitting import DoesNotFitError, TextChange, fit
-from servicekit.sms_text import MAX_TEXT_LENGTH
+from servicekit.sms_text import MAX_TEXT_LENGTH, is_blank
 from services.ingress.domain import (
     MAX_DEDUPE_CHARACTERS,
     MAX_REF_CHARACTERS,
@@ -254,7 +254,7 @@ def _look(field: str, path: CompiledPath, values: list[object]) -> _Look:
 
 
 def _is_nothing(found: object) -> bool:
-    return found is None or (isinstance(found, str) and not found.strip())
+    return found is None or (isinstance(found, str) and is_blank(found))
 
 
 def _missing(look: _Look) -> FieldTrace:

@@ -169,6 +169,11 @@ def test_lists_every_wrong_field_at_once():
     assert paths == ["to", "text", "ref", "callback", "channel", "from", "tag", "priority", "onUnknown"]
 
 
+def test_refuses_a_text_of_which_nobody_would_see_anything():
+    with pytest.raises(ValidationError, match="text: is required"):
+        checked_submission(tenant_id="ten_a", to="+6581230000", text="\u200b")
+
+
 def test_takes_a_ref_of_64_characters():
     assert checked_submission(tenant_id="ten_a", to="+6581230000", text="x", ref="r" * 64).ref == "r" * 64
 

@@ -75,6 +75,7 @@ def test_takes_strings_and_numbers_with_every_digit(document: object, expected: 
         (payload(text=None), ["text"]),
         (payload(text=""), ["text"]),
         (payload(text="  \n"), ["text"]),
+        (payload(text="\u200b"), ["text"]),
         (payload(to=None, text=None), ["to", "text"]),
         (payload(to="letters", text=None), ["text"]),
         ({"customer": "x"}, ["to", "text"]),

@@ -15,6 +15,7 @@ from servicekit.sms_text import (
     Encoding,
     gsm7_bytes,
     gsm7_text,
+    is_blank,
     measure,
     split,
 )
@@ -167,3 +168,20 @@ def test_decodes_octets_that_the_tables_do_not_have(octets, text):
 def test_encodes_nothing_that_the_alphabet_does_not_have(character):
     with pytest.raises(ValueError, match=f"U\\+{ord(character):04X}"):
         gsm7_bytes(f"a{character}b")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", True),
+        (" \t\r\n\u00a0\u3000", True),
+        ("\u200b", True),  # what an editor leaves in a field that was emptied
+        ("\ufeff\u200e\u200f\u00ad\u2060", True),
+        ("\x07\x7f", True),
+        ("\u200f.", False),
+        ("\U0001faea", False),  # an emoji younger than Python's own Unicode
+        ("\ue001", False),  # private, so somebody may see it
+    ],
+)
+def test_knows_a_text_of_which_nobody_sees_anything(text, expected):
+    assert is_blank(text) is expected
