@@ -310,6 +310,6 @@ def _status(word: str) -> Status:
 def _number(text: str) -> str:
     # A plus sign that was not escaped in a query string arrives as a space.
     try:
-        return phone_numbers.normalise(f"+{text.strip().removeprefix('+')}")
+        return phone_numbers.normalise(text if "+" in text else f"+{text.strip()}")
     except phone_numbers.NotAPhoneNumberError as error:
         raise ValidationError([Issue(path="to", message=f"is no phone number: {error}")]) from None

@@ -205,6 +205,8 @@ async def test_lists_more_than_one_answer_can_carry(messages, submissions, owner
         ({"to": REFUSED_BY_CARRIER}, {"three"}),
         ({"to": REFUSED_BY_CARRIER.replace("+", " ")}, {"three"}),
         ({"to": REFUSED_BY_CARRIER.removeprefix("+")}, {"three"}),
+        ({"to": "(+65) 8123-0001"}, {"three"}),
+        ({"to": "\uff0b6581230001"}, {"three"}),
         ({"integration_id": "wkh_2"}, {"two"}),
         ({"status": "failed"}, {"three"}),
         ({"status": "delivered"}, {"one", "two"}),
