@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
@@ -44,7 +45,7 @@ def call(path: str, body: Mapping[str, str] | None = None) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         with error:
             raise PublicApiError(f"{error.code}: {_message_of(error.read())}") from None
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:  # an answer that breaks off, or is none, has no URLError
         raise PublicApiError(f"{base} can not be reached: {getattr(error, 'reason', error)}") from None
 
 
