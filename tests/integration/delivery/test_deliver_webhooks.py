@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from servicekit import ids, migrations
 from servicekit.database import Database
@@ -347,11 +348,13 @@ async def test_calls_nobody_for_an_event_that_nobody_wants_and_leaves_no_trace_o
     delivery = new_delivery("shop", clock)
     await store.add([delivery])
 
-    await Process(store, world).deliver_what_is_due()
+    with capture_logs() as lines:
+        await Process(store, world).deliver_what_is_due()
 
     assert await store.get(delivery.tenant_id, delivery.id) is None
     assert await store.next_due() is None
     assert world.calls == {}
+    assert lines == []
 
 
 async def test_misses_nothing_for_what_the_url_before_has_said(store, world, clock):
