@@ -56,6 +56,9 @@ class Engine(Protocol):
     def is_outage(self, error: Exception) -> bool:
         """Tell an outage, after which the same may be tried again, from a defect."""
 
+    def problem(self) -> str:
+        """Return what keeps it from writing, though not from reading; empty when nothing is known to."""
+
     def pools(self) -> Mapping[str, Pool]:
         """Return the pools of connections by what they are for; none for a database in memory."""
 
@@ -117,6 +120,10 @@ class Database:
     def is_exclusive(self) -> bool:
         """Whether no other process can have this database open."""
         return self._engine.is_exclusive
+
+    def problem(self) -> str:
+        """Return what keeps it from writing, though not from reading; empty when nothing is known to."""
+        return self._engine.problem()
 
     def pools(self) -> Mapping[str, Pool]:
         """Return the pools of connections by what they are for."""

@@ -253,6 +253,10 @@ class PostgresEngine:
             return True
         return _state_of(error).startswith(_OUTAGES)
 
+    def problem(self) -> str:
+        """See Engine."""
+        return ""
+
     def pools(self) -> Mapping[str, Pool]:
         """See Engine."""
         return {"all": cast("Pool", self._engine.pool)}

@@ -292,8 +292,8 @@ class DeliveryService:
 
     async def problems(self) -> Sequence[str]:
         """Return what keeps messages from being taken or sent. Raises UnavailableError."""
-        problem = await self._schema.problem()
-        return [problem, *self._report.problems()] if problem else self._report.problems()
+        problems = [await self._schema.problem(), self._database.problem(), *self._report.problems()]
+        return [problem for problem in problems if problem]
 
     async def status(self) -> operations_service_pb2.ServiceStatus:
         """Return how the queues and the carriers are. Raises UnavailableError."""

@@ -107,8 +107,8 @@ class IntegrationsService:
 
     async def problems(self) -> Sequence[str]:
         """Return what keeps it from answering. Raises UnavailableError."""
-        problem = await self._schema.problem()
-        return [problem] if problem else []
+        problems = [await self._schema.problem(), self._database.problem()]
+        return [problem for problem in problems if problem]
 
     async def status(self) -> operations_service_pb2.ServiceStatus:
         """Return how many URLs are disabled. Raises UnavailableError."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -177,3 +179,16 @@ async def test_stops_within_its_time_while_the_parts_watch_each_other(tmp_path, 
 
     async with asyncio.timeout(3):
         await running.stop(drain_seconds=1)
+
+
+async def test_says_that_the_disk_is_full_before_anything_has_to_be_written(channels, monkeypatch):
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+
+    told = await OperationsServiceStub(channels["delivery"]).GetStatus(GetStatusRequest())
+
+    full = ["its disk can not be written: No space left on device"]
+    problems = {service.readiness.name: service.readiness.problems for service in told.services}
+    assert problems == {"integrations": full, "delivery": full, "ingress": []}

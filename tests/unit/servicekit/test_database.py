@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -391,6 +392,30 @@ async def test_says_that_a_full_disk_is_unavailable_and_keeps_nothing_of_the_tra
         await fill_the_disk()
 
     assert await notes(database) == []
+
+
+async def test_says_that_nothing_can_be_written_while_the_disk_is_full_though_reading_goes_on(path):
+    path.parent.mkdir()
+    path.with_name(f"{path.name}.lock").symlink_to("/dev/full")
+    async with Database.open(f"sqlite:///{path}") as database:
+        async with database.read() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+
+        assert database.problem() == "its disk can not be written: No space left on device"
+
+
+async def test_says_that_nothing_can_be_written_when_the_space_that_is_left_is_less_than_a_commit_may_take(
+    database, monkeypatch
+):
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, octets, at: write(file, octets[:4096], at))
+
+    assert database.problem() == "its disk can not be written: nearly no space left"
+
+
+async def test_has_no_problem_and_leaves_nothing_behind_when_there_is_space(database, path):
+    assert database.problem() == ""
+    assert path.with_name(f"{path.name}.lock").stat().st_size == 0
 
 
 @pytest.mark.parametrize("way", ["read", "write"])
