@@ -90,18 +90,21 @@ def _prepare(
     for part in PARTS.values():
         load(part.settings_type)
     carriers_command.read()
-    return gateway.prepare(
-        folder,
-        listen=f"{settings.http_host}:{settings.http_port}",
-        upstreams=gateway.Upstreams(
-            integrations=addresses["integrations"],
-            ingress=tuple(addresses[each.name] for each in services if each.service == "ingress"),
-            delivery=addresses["delivery"],
-        ),
-        secured=gateway.Tls.of(settings),
-        sockets=sockets,
-        health_seconds=gateway.HEALTH_SECONDS_OF_ONE,
-    )
+    try:
+        return gateway.prepare(
+            folder,
+            listen=f"{settings.http_host}:{settings.http_port}",
+            upstreams=gateway.Upstreams(
+                integrations=addresses["integrations"],
+                ingress=tuple(addresses[each.name] for each in services if each.service == "ingress"),
+                delivery=addresses["delivery"],
+            ),
+            secured=gateway.Tls.of(settings),
+            sockets=sockets,
+            health_seconds=gateway.HEALTH_SECONDS_OF_ONE,
+        )
+    except OSError as error:  # a full disk, most likely: these are the first files with anything in them
+        raise _not_writable(folder, os.strerror(error.errno or 0)) from None
 
 
 def _child(process: ServiceProcess, addresses: Mapping[str, str], python: Sequence[str]) -> Child:

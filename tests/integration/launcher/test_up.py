@@ -292,6 +292,7 @@ def test_refuses_a_setting_of_any_service_before_anything_starts(up: Up, setting
         ("data", "data/deeper", "Not a directory"),
         ("data/logs", "data", "it is a file"),
         ("data/run/up.lock/x", "data", "Is a directory"),
+        ("data/run/gateway/descriptors.binpb/x", "data", "Is a directory"),
         ("", "/proc/textway", "No such file or directory"),
     ],
 )
