@@ -70,11 +70,15 @@ def restore(folder: Path) -> str:
                 raise BackupError(
                     f"{place.path} is there already: stop the product, move what is there away, and try again"
                 )
-    for place in there:
-        with refusal_told(f"{place.setting}: {place.path} can not be restored"):
-            place.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _copy_file(folder / place.name, place.path)
-            _sync(place.path.parent)
+    # All or nothing: `up` would go on with a part of it as if that were the whole.
+    with contextlib.ExitStack() as undo:
+        for place in there:
+            with refusal_told(f"{place.setting}: {place.path} can not be restored"):
+                place.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _copy_file(folder / place.name, place.path)
+                undo.callback(place.path.unlink)
+                _sync(place.path.parent)
+        undo.pop_all()
     return "\n".join(f"{place.path} is restored" for place in there)
 
 
@@ -113,10 +117,14 @@ def _opened(uri: str) -> Iterator[sqlite3.Connection]:
 
 def _copy_file(source: Path, target: Path) -> None:
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
-        shutil.copyfileobj(original, copy)
-        copy.flush()
-        os.fsync(copy.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
+            shutil.copyfileobj(original, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    except BaseException:
+        target.unlink()
+        raise
 
 
 def _write(path: Path, text: str) -> None:

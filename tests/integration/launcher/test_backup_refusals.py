@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +64,32 @@ def test_says_why_a_backup_can_not_be_restored(data_dir, tmp_path, monkeypatch):
         SettingsError, match=r"^TEXTWAY_DATA_DIR: .*delivery.db can not be restored \(Not a directory\)$"
     ):
         restore(tmp_path / "monday")
+
+
+def test_leaves_nothing_behind_when_the_last_file_can_not_be_restored(data_dir, tmp_path, monkeypatch):
+    back_up(tmp_path / "monday")
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(tmp_path / "new"))
+    monkeypatch.setenv("TEXTWAY_KEY_RING_FILE", str(data_dir / "key-ring" / "ring"))
+
+    with pytest.raises(SettingsError, match="ring can not be restored"):
+        restore(tmp_path / "monday")
+
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_leaves_no_half_of_a_file_behind_when_the_disk_is_full(data_dir, tmp_path, monkeypatch):
+    back_up(tmp_path / "monday")
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(tmp_path / "new"))
+
+    def fill_the_disk(_source: object, _target: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", fill_the_disk)
+
+    with pytest.raises(SettingsError, match=r"delivery.db can not be restored \(No space left on device\)$"):
+        restore(tmp_path / "monday")
+
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_says_that_a_database_is_damaged(data_dir, tmp_path):
