@@ -1,16 +1,19 @@
-"""Bare HTTP/2: a server that hangs up on a gRPC call, and clients that only ping or send a header of any bytes."""
+"""Bare HTTP/2: a server that hangs up on a call, and clients that ping, send any bytes in a header, or never end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Self
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_BYTES = 9
-DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 ACKNOWLEDGED, END_STREAM, END_HEADERS = 1, 1, 4
+FRAME_BYTES, WINDOW_BYTES = 16_384, 65_535  # what everybody may send at first
 
 
 class BareServer:
@@ -100,15 +103,68 @@ async def call_with_header(address: str, rpc: str, name: bytes, value: bytes) ->
         b"te": b"trailers",
         name: value,
     }
-    fields = b"".join(b"\x00" + _text(each) + _text(headers[each]) for each in headers)
     with contextlib.closing(writer):
-        writer.write(PREFACE + _frame(SETTINGS) + _frame(HEADERS, fields, flags=END_HEADERS, stream=1))
+        writer.write(PREFACE + _frame(SETTINGS) + _frame(HEADERS, _header_block(headers), flags=END_HEADERS, stream=1))
         writer.write(_frame(DATA, bytes(5), flags=END_STREAM, stream=1))
         while True:
             header = await reader.readexactly(HEADER_BYTES)
             await reader.readexactly(int.from_bytes(header[:3], "big"))
             if header[3] == HEADERS and header[4] & END_STREAM:
                 return
+
+
+class Http2Posts:
+    """One HTTP/2 connection with POSTs whose bodies go on as the other side lets them, and then never end."""
+
+    def __init__(self, port: int, path: str, *, streams: int, body_bytes: int) -> None:
+        """Begin so many of them, of each of which so many bytes are sent at most."""
+        self._connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self._connection_window = WINDOW_BYTES
+        self._windows = dict.fromkeys(range(1, 2 * streams, 2), WINDOW_BYTES)
+        self._unsent = dict.fromkeys(self._windows, body_bytes)
+        self._unread = b""
+        self.reset = 0  # how many have been ended by the other side
+        self._connection.sendall(PREFACE + _frame(SETTINGS))
+        fields = {b":method": b"POST", b":scheme": b"http", b":authority": b"test", b":path": path.encode()}
+        for stream in self._windows:
+            self._connection.sendall(_frame(HEADERS, _header_block(fields), flags=END_HEADERS, stream=stream))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def send_what_there_is_room_for(self) -> None:
+        """Send data on each, and read what has come."""
+        for stream, window in list(self._windows.items()):
+            size = min(window, self._connection_window, self._unsent[stream], FRAME_BYTES)
+            if size:
+                self._connection.sendall(_frame(DATA, b"x" * size, stream=stream))
+                self._windows[stream] -= size
+                self._unsent[stream] -= size
+                self._connection_window -= size
+        with contextlib.suppress(BlockingIOError):
+            self._unread += self._connection.recv(1 << 20, socket.MSG_DONTWAIT)
+        while len(self._unread) >= HEADER_BYTES:
+            end = HEADER_BYTES + int.from_bytes(self._unread[:3])
+            if len(self._unread) < end:
+                break
+            self._hear(self._unread[3], int.from_bytes(self._unread[5:HEADER_BYTES]), self._unread[HEADER_BYTES:end])
+            self._unread = self._unread[end:]
+
+    def _hear(self, kind: int, stream: int, payload: bytes) -> None:
+        if kind == WINDOW_UPDATE and stream == 0:
+            self._connection_window += int.from_bytes(payload)
+        elif kind == WINDOW_UPDATE and stream in self._windows:
+            self._windows[stream] += int.from_bytes(payload)
+        elif kind == RST_STREAM and self._windows.pop(stream, None) is not None:
+            self.reset += 1
+
+
+def _header_block(fields: Mapping[bytes, bytes]) -> bytes:
+    # Each name and value as it is, with its length before it: HPACK without its tables.
+    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields.items())
 
 
 def _text(octets: bytes) -> bytes:

@@ -242,6 +242,17 @@ async def test_counts_a_submit_without_an_answer_as_unknown(smsc, connect, clock
     assert isinstance(await sending, Unknown)
 
 
+async def test_reads_first_what_was_answered_while_the_process_stood_still(smsc, connect, clock):
+    carrier = await connect()
+    sending = asyncio.create_task(carrier.send(message(to=f"+{HANGS}")))
+    await until(lambda: smsc.submits)
+
+    smsc.links[0].send("submit_sm_resp", sequence=smsc.submits[0].sequence, message_id="c-1")
+    clock.advance(ANSWER_SECONDS + 1)
+
+    assert isinstance(await sending, Taken)
+
+
 async def test_counts_a_submit_as_unknown_when_the_link_ends_before_its_answer(smsc, connect):
     smsc.treat = lambda _: Treatment(status=None, drops=True)
     carrier = await connect()

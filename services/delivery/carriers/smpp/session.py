@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from servicekit.clock import Clock
+from servicekit.deadlines import STOOD_STILL_SECONDS
 from services.delivery.carriers.smpp import pdu as wire
 from services.delivery.carriers.smpp import statuses
 from services.delivery.carriers.smpp.link import SmppLink
@@ -24,6 +25,7 @@ from services.delivery.carriers.smpp.pdu import Command, Delivery, Pdu, Submissi
 from services.delivery.carriers.smpp.window import NotSubmittedError, Window
 
 TICK_SECONDS: Final = 0.5
+CATCH_UP_TURNS: Final = 20  # of the event loop, each of which reads 64 KiB of a link at least
 ENQUIRE_ANSWER_SECONDS: Final = 10.0
 MAX_DELIVERIES_AT_ONCE: Final = 256
 MAX_LATE: Final = 1000
@@ -259,8 +261,11 @@ class SmppSession:
 
     async def _keep(self) -> None:
         while True:
+            slept_at = self._clock.monotonic()
             await self._clock.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
+            if now - slept_at > TICK_SECONDS + STOOD_STILL_SECONDS:
+                await _catch_up()
             self.window.expire(now)
             self._expire(now)
             self._ask(now)
@@ -292,6 +297,12 @@ class SmppSession:
                 waiting.answer.set_exception(UnansweredError(f"no answer before the end of the link: {how}"))
         self._unanswered.clear()
         self._late.clear()
+
+
+async def _catch_up() -> None:
+    """Let be read what has come while this process stood still: it has come in time."""
+    for _ in range(CATCH_UP_TURNS):
+        await asyncio.sleep(0)
 
 
 def _how_it_ended(task: asyncio.Task[None]) -> str:
