@@ -60,6 +60,13 @@ class Resolution(StrEnum):
     RESEND = "resend"
 
 
+RESOLVED_STATUS: Final = {
+    Resolution.SENT: Status.SENT,
+    Resolution.FAILED: Status.FAILED,
+    Resolution.RESEND: Status.QUEUED,
+}
+
+
 class Outcome(StrEnum):
     """How an attempt stands."""
 
@@ -270,6 +277,15 @@ class Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What a person decided about a message that was held."""
+
+    held_at: datetime
+    at: datetime
+    resolution: Resolution
+
+
+@dataclass(frozen=True, kw_only=True)
 class History:
     """Everything that is known of one message."""
 
@@ -277,6 +293,7 @@ class History:
     attempts: tuple[Attempt, ...]
     receipts: tuple[RecordedReceipt, ...]
     replies: tuple[Reply, ...]
+    resolved: tuple[Resolved, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ from services.delivery.domain import (
     Receipt,
     RecordedReceipt,
     Reply,
+    Resolution,
+    Resolved,
     Status,
     shard_of,
 )
@@ -287,6 +289,15 @@ def reply(row: Row[Any]) -> Reply:
         recipient=row.recipient,
         text=row.body,
         received_at=from_milliseconds(row.received_at_ms),
+    )
+
+
+def resolved(row: Row[Any]) -> Resolved:
+    """Return the decision of a row."""
+    return Resolved(
+        held_at=from_milliseconds(row.held_at_ms),
+        at=from_milliseconds(row.resolved_at_ms),
+        resolution=Resolution(row.resolution),
     )
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
+from sqlalchemy import insert
+
+from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
 from services.delivery import rows, sql_keys, sql_messages, sql_queue
-from services.delivery.domain import IdempotencyKey, Message, OnUnknown, Resolution, Status, shard_of
+from services.delivery.domain import (
+    RESOLVED_STATUS,
+    IdempotencyKey,
+    Message,
+    OnUnknown,
+    Resolution,
+    Status,
+    shard_of,
+)
 from services.delivery.fair_order import lane_of
 from services.delivery.sql_queue import Entry
 from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_MESSAGE, at
 from services.delivery.store import CancelResult, ResolveResult
-
-_RESOLVED: Final = {
-    Resolution.SENT: Status.SENT,
-    Resolution.FAILED: Status.FAILED,
-    Resolution.RESEND: Status.QUEUED,
-}
+from services.delivery.tables import RESOLUTIONS
 
 
 async def cancel(
@@ -59,7 +64,7 @@ async def resolve(
         return ResolveResult.MISMATCH if repeat.mismatch else ResolveResult.REPLAYED
     if message.status is not Status.UNKNOWN:
         return ResolveResult.NOT_HELD
-    changes: dict[str, object] = {"status": _RESOLVED[resolution].value, "updated_at_ms": now_ms}
+    changes: dict[str, object] = {"status": RESOLVED_STATUS[resolution].value, "updated_at_ms": now_ms}
     if resolution is Resolution.SENT:
         changes |= {"sent_at_ms": now_ms, **rows.failure_columns(None)}
     if resolution is Resolution.RESEND:
@@ -69,6 +74,15 @@ async def resolve(
         entries = [Entry(message_id, queue_of(message), lane, now_ms)]
         await sql_queue.enter(connection, entries, await sql_queue.look(connection, entries))
     await connection.execute(UPDATE_MESSAGE.values(**changes), [at(message_id)])
+    await connection.execute(
+        insert(RESOLUTIONS).values(
+            shard=shard_of(message_id),
+            message_id=message_id,
+            resolved_at_ms=now_ms,
+            held_at_ms=to_milliseconds(message.updated_at),
+            resolution=resolution.value,
+        )
+    )
     if idempotency:
         await sql_keys.remember_request(connection, idempotency, message_id, now_ms)
     return ResolveResult.RESOLVED

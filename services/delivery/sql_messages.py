@@ -15,7 +15,7 @@ from servicekit.paging import PageRequest
 from services.delivery import rows
 from services.delivery.domain import TERMINAL, History, Message, MessageFilter, Status, shard_of
 from services.delivery.sql_statements import newest_first, shards_of, wanted_of, within
-from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS, REPLIES
+from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS, REPLIES, RESOLUTIONS
 
 _SEVERAL: Final = HotStatement(
     select(MESSAGES).where(one_of(MESSAGES.c.shard, "shards"), one_of(MESSAGES.c.id, "ids")), ("shards", "ids")
@@ -68,11 +68,15 @@ async def history(connection: Connection, tenant_id: str, message_id: str) -> Hi
     )
     parts = {row.attempt: row.parts for row in counted}
     replies = await connection.execute(select(REPLIES).where(REPLIES.c.message_id == message_id))
+    resolved = await connection.execute(
+        select(RESOLUTIONS).where(RESOLUTIONS.c.shard == shard, RESOLUTIONS.c.message_id == message_id)
+    )
     return History(
         message=message,
         attempts=tuple(rows.attempt(row) for row in attempts),
         receipts=tuple(rows.receipt(row, parts.get(row.attempt, 0)) for row in receipts),
         replies=tuple(rows.reply(row) for row in replies),
+        resolved=tuple(rows.resolved(row) for row in resolved),
     )
 
 
@@ -91,7 +95,7 @@ async def remove_finished(connection: Connection, shard: int, before: datetime, 
     )
     ids = found.all()
     if ids:
-        for table in (ATTEMPTS, PARTS, RECEIPTS):
+        for table in (ATTEMPTS, PARTS, RECEIPTS, RESOLUTIONS):
             await connection.execute(delete(table).where(table.c.shard == shard, table.c.message_id.in_(ids)))
         await connection.execute(delete(REPLIES).where(REPLIES.c.message_id.in_(ids)))
         await connection.execute(delete(MESSAGES).where(MESSAGES.c.shard == shard, MESSAGES.c.id.in_(ids)))

@@ -271,6 +271,18 @@ class SenderRow(SQLModel, table=True):
     tenant_id: str = Field(primary_key=True, sa_type=Text)
 
 
+class ResolutionRow(SQLModel, table=True):
+    """What a person decided about a message that was held."""
+
+    __tablename__ = "delivery_resolutions"
+
+    shard: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    message_id: str = Field(primary_key=True, sa_type=Text)
+    resolved_at_ms: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    held_at_ms: int = Field(sa_type=BigInteger)
+    resolution: str = Field(sa_type=Text)
+
+
 # The same tables for Core statements, which is what rows in thousands need.
 MESSAGES: Final = SQLModel.metadata.tables[str(MessageRow.__tablename__)]
 DUE: Final = SQLModel.metadata.tables[str(DueRow.__tablename__)]
@@ -284,3 +296,4 @@ PACES: Final = SQLModel.metadata.tables[str(PaceRow.__tablename__)]
 REPLIES: Final = SQLModel.metadata.tables[str(ReplyRow.__tablename__)]
 OPT_OUTS: Final = SQLModel.metadata.tables[str(OptOutRow.__tablename__)]
 SENDERS: Final = SQLModel.metadata.tables[str(SenderRow.__tablename__)]
+RESOLUTIONS: Final = SQLModel.metadata.tables[str(ResolutionRow.__tablename__)]

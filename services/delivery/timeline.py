@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from services.delivery.domain import Attempt, Failure, History, Outcome, RecordedReceipt, Reply, Status
+from services.delivery.domain import (
+    RESOLVED_STATUS,
+    Attempt,
+    Failure,
+    History,
+    Outcome,
+    RecordedReceipt,
+    Reply,
+    Resolution,
+    Resolved,
+    Status,
+)
 from services.delivery.webhooks import DestinationKind, WebhookAttempt, WebhookLog, WebhookStatus
 
 MAX_DETAIL_LENGTH: Final = 500
@@ -34,9 +45,10 @@ def timeline(history: History, webhooks: Sequence[WebhookLog] = ()) -> list[Step
     steps = [Step(at=message.created_at, event="accepted", status=Status.QUEUED, detail="accepted, and on disk")]
     for attempt in history.attempts:
         steps.extend(_attempt_steps(attempt))
+    for resolved in history.resolved:
+        steps.extend((_held_step(resolved.held_at), _resolved_step(resolved)))
     if message.status is Status.UNKNOWN:
-        detail = "held: nobody can know whether the carrier has it; resolve it as sent, failed or resend"
-        steps.append(Step(at=message.updated_at, event="held", status=Status.UNKNOWN, detail=detail))
+        steps.append(_held_step(message.updated_at))
     steps.extend(_receipt_step(receipt, history.attempts) for receipt in history.receipts)
     steps.extend(_reply_step(reply) for reply in history.replies)
     if message.status is Status.CANCELED:
@@ -85,6 +97,27 @@ _STATUS_AFTER = {
     Outcome.REFUSED: Status.FAILED,
     Outcome.TRY_LATER: Status.QUEUED,
     Outcome.UNKNOWN: Status.SENDING,
+}
+
+
+def _held_step(at: datetime) -> Step:
+    detail = "held: nobody can know whether the carrier has it; resolve it as sent, failed or resend"
+    return Step(at=at, event="held", status=Status.UNKNOWN, detail=detail)
+
+
+def _resolved_step(resolved: Resolved) -> Step:
+    return Step(
+        at=resolved.at,
+        event="resolved",
+        status=RESOLVED_STATUS[resolved.resolution],
+        detail=_DECIDED[resolved.resolution],
+    )
+
+
+_DECIDED = {
+    Resolution.SENT: "resolved as sent: the carrier had it",
+    Resolution.FAILED: "resolved as failed: the carrier had it not",
+    Resolution.RESEND: "resolved as resend: it goes again, whether the carrier had it or not",
 }
 
 

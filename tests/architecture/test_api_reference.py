@@ -24,7 +24,7 @@ GATEWAY = (ROOT / "gateway" / "README.md").read_text()
 # What stands in the place of an id, in the gateway's words and in the reference's.
 VARIABLE = re.compile(r"\{\w+\}|\b(?:wkh|ig|msg|whd|opt)_…|<name>")
 IN_THE_PATH = {"id", "integrationId", "ingressKey", "carrier"}
-ROUTE = re.compile(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`]+)`")
+ROUTE = re.compile(r"`((?:GET|HEAD|POST|PUT|PATCH|DELETE) /[^`]+)`")
 SERVED_BY = re.compile(r"^\| `(\w+ /\S+)` \| `([\w.]+)/(\w+)` \|$", re.MULTILINE)
 TABLE = re.compile(r"^\| `?(\w+)[^\n]*\n\|[-|]+\n((?:\|[^\n]*\n)+)", re.MULTILINE)
 WORD = re.compile(r"`(\w+)`")

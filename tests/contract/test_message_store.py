@@ -725,16 +725,20 @@ async def test_settles_a_held_message_as_the_operator_decides(store, resolution,
     (attempt,) = await claim(store)
     no_answer = Failure(reason=FailureReason.NO_ANSWER)
     await store.finish([finished(attempt, outcome=Outcome.UNKNOWN, status=Status.UNKNOWN, failure=no_answer)])
-    assert (await store.get(TENANT, message.id)).status is Status.UNKNOWN
+    held, later = await store.get(TENANT, message.id), NOW + timedelta(hours=1)
+    assert held.status is Status.UNKNOWN
     assert await claim(store, LEASE) == []
 
-    assert await store.resolve("ten_b", message.id, resolution, NOW, queue_of=to_default) is ResolveResult.NOT_FOUND
-    assert await store.resolve(TENANT, message.id, resolution, NOW, queue_of=to_default) is ResolveResult.RESOLVED
-    assert await store.resolve(TENANT, message.id, resolution, NOW, queue_of=to_default) is ResolveResult.NOT_HELD
+    assert await store.resolve("ten_b", message.id, resolution, later, queue_of=to_default) is ResolveResult.NOT_FOUND
+    assert await store.resolve(TENANT, message.id, resolution, later, queue_of=to_default) is ResolveResult.RESOLVED
+    assert await store.resolve(TENANT, message.id, resolution, later, queue_of=to_default) is ResolveResult.NOT_HELD
 
     resolved = await store.get(TENANT, message.id)
     assert resolved.status is status
-    assert len(await claim(store)) == sent_again
+    history = await store.history(TENANT, message.id)
+    assert [(each.at, each.resolution) for each in history.resolved] == [(later, resolution)]
+    assert history.resolved[0].held_at == held.updated_at
+    assert len(await claim(store, later)) == sent_again
     if sent_again:
         assert resolved.on_unknown is OnUnknown.RESEND
 

@@ -93,7 +93,12 @@ async def test_settles_a_held_message_without_sending_it(unstarted_world, carrie
 
     settled = await unstarted_world.messages.ResolveMessage(request, metadata=owner)
     again = await refusal_of(unstarted_world.messages.ResolveMessage(request, metadata=owner))
+    told = await unstarted_world.messages.GetMessageTimeline(GetMessageTimelineRequest(id=held.id), metadata=owner)
 
+    assert [(entry.event, entry.status) for entry in told.entries[-2:]] == [
+        ("held", "unknown"),
+        ("resolved", resolution),
+    ]
     assert settled.status == resolution
     assert again.code is grpc.StatusCode.ABORTED
     assert len(carrier.sent) == 1

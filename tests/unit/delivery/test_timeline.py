@@ -15,6 +15,8 @@ from services.delivery.domain import (
     Outcome,
     RecordedReceipt,
     Reply,
+    Resolution,
+    Resolved,
     Status,
 )
 from services.delivery.timeline import timeline
@@ -94,6 +96,21 @@ def test_shows_an_attempt_that_is_under_way_without_an_end():
     history = History(message=MESSAGE, attempts=(attempt(1, 0, None, Outcome.STARTED),), receipts=(), replies=())
 
     assert [step.event for step in timeline(history)] == ["accepted", "attempt_started"]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "status"),
+    [(Resolution.SENT, Status.SENT), (Resolution.FAILED, Status.FAILED), (Resolution.RESEND, Status.QUEUED)],
+)
+def test_remembers_that_a_message_was_held_once_it_has_been_resolved(resolution, status):
+    resolved = Resolved(held_at=at(2), at=at(60), resolution=resolution)
+    history = replace(history_of((attempt(1, 0, 2, Outcome.UNKNOWN),)), resolved=(resolved,))
+
+    steps = timeline(history)
+
+    assert [step.event for step in steps] == ["accepted", "attempt_started", "attempt_finished", "held", "resolved"]
+    assert [(step.at, step.status) for step in steps[3:]] == [(at(2), Status.UNKNOWN), (at(60), status)]
+    assert steps[-1].detail.startswith(f"resolved as {resolution.value}: ")
 
 
 def test_ends_with_the_cancellation_of_a_canceled_message():

@@ -164,8 +164,8 @@ class TimelineEntry(_message.Message):
     POSSIBLE_DUPLICATE_FIELD_NUMBER: _builtins.int
     WEBHOOK_DELIVERY_ID_FIELD_NUMBER: _builtins.int
     event: _builtins.str
-    """event is `accepted`, `attempt_started`, `attempt_finished`, `receipt`, `reply`, `held`, `canceled`, `expired` or
-    `suppressed`; of the webhooks that tell of the message or of a reply to it, `webhook_attempt` for each call, and
+    """event is `accepted`, `attempt_started`, `attempt_finished`, `receipt`, `reply`, `held`, `resolved`, `canceled`,
+    `expired` or `suppressed`; of the webhooks that tell of the message or of a reply to it, `webhook_attempt` for each call, and
     `webhook_delivered`, `webhook_failed` or `webhook_missed` at the end.
     """
     status: _builtins.str
