@@ -10,11 +10,11 @@ local UTF8 = {
   "\237[\128-\159][\128-\191]", "\240[\144-\191][\128-\191][\128-\191]",
   "[\241-\243][\128-\191][\128-\191][\128-\191]", "\244[\128-\143][\128-\191][\128-\191]",
 }
--- For a service that failed without a word: RESOURCE_EXHAUSTED, UNAVAILABLE and DEADLINE_EXCEEDED say that the request is
--- in order and nothing came of it, all else is a defect.
+-- For a service that failed without a word: RESOURCE_EXHAUSTED, UNAVAILABLE, DEADLINE_EXCEEDED and CANCELLED, which one that
+-- stops may say, tell that the request is in order and is to be sent again; all else is a defect.
 local OUTAGE = {"503", "unavailable", "A part of Textway can not be reached just now. Send the request again."}
 local DEFECT = {"500", "internal", "Something went wrong inside Textway. Give the request id to whoever runs it."}
-local SILENT = {["429"] = OUTAGE, ["503"] = OUTAGE, ["504"] = OUTAGE}
+local SILENT = {["429"] = OUTAGE, ["499"] = OUTAGE, ["503"] = OUTAGE, ["504"] = OUTAGE}
 local BODY = '{"error":"%s","message":"%s","requestId":"%s"}'
 
 -- What a value must be, by the type that the transcoder misses in it; any other is that of an object.

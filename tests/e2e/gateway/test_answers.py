@@ -159,6 +159,7 @@ def test_a_failure_after_the_accepted_status_was_sent_is_no_202(
         (grpc.StatusCode.UNAVAILABLE, 503, "unavailable"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, 503, "unavailable"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, 503, "unavailable"),
+        (grpc.StatusCode.CANCELLED, 503, "unavailable"),
         (grpc.StatusCode.UNKNOWN, 500, "internal"),
         (grpc.StatusCode.UNIMPLEMENTED, 500, "internal"),
         (grpc.StatusCode.INVALID_ARGUMENT, 500, "internal"),

@@ -25,12 +25,12 @@ STREAMS = 100
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gateway]:
+def gate(short_path: Path) -> Iterator[Gateway]:
     def with_a_small_heap(configuration: str) -> str:
         assert str(HEAP_BYTES) in configuration
         return configuration.replace(str(HEAP_BYTES), str(SMALL_HEAP_BYTES))
 
-    with started(tmp_path / "gw", changed=with_a_small_heap) as running:
+    with started(short_path / "gw", changed=with_a_small_heap) as running:
         yield running
 
 

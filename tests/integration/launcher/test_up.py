@@ -179,11 +179,13 @@ def test_tells_other_commands_where_the_services_are(up: Up) -> None:
     assert not file.exists()
 
 
-def test_listens_where_nobody_else_can_call_however_long_the_data_folders_path_is(tmp_path: Path, up: Up) -> None:
+def test_listens_where_nobody_else_can_call_however_long_the_data_folders_path_is(
+    tmp_path: Path, short_path: Path, up: Up
+) -> None:
     up.folder = tmp_path / ("long" * 25)
-    process = up.start_and_wait(TMPDIR=str(tmp_path))
+    process = up.start_and_wait(TMPDIR=str(short_path))
 
-    (folder,) = tmp_path.glob("textway-*")
+    (folder,) = short_path.iterdir()
     mode = stat.S_IMODE(folder.stat().st_mode)
     addresses = json.loads((up.folder / "run" / "addresses.json").read_text())
     process.send_signal(signal.SIGTERM)
@@ -338,11 +340,11 @@ def test_does_not_start_when_the_databases_can_not_be_brought_up_to_date(up: Up)
     assert not (up.folder / "logs" / "delivery.log").exists()
 
 
-def test_leaves_no_folder_of_sockets_behind_when_it_does_not_start(tmp_path: Path, up: Up) -> None:
+def test_leaves_no_folder_of_sockets_behind_when_it_does_not_start(tmp_path: Path, short_path: Path, up: Up) -> None:
     up.folder = tmp_path / ("long" * 25)
-    process = up.start(MIGRATE="3", TMPDIR=str(tmp_path))
+    process = up.start(MIGRATE="3", TMPDIR=str(short_path))
 
     process.communicate(timeout=30)
 
     assert process.returncode == 1
-    assert not list(tmp_path.glob("textway-*"))
+    assert not list(short_path.iterdir())

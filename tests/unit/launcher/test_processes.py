@@ -120,8 +120,8 @@ def test_makes_sockets_in_the_data_folder_where_their_paths_have_room(tmp_path):
     assert tmp_path.exists()
 
 
-def test_makes_sockets_in_a_folder_of_this_user_alone_where_their_paths_would_be_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_makes_sockets_in_a_folder_of_this_user_alone_where_their_paths_would_be_too_long(short_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
     services = planned(LauncherSettings())
     room = MAX_SOCKET_PATH - len("/integrations.sock")
     exactly, longer = (Path("/" + "x" * (length - 1)) for length in (room, room + 1))
@@ -129,7 +129,7 @@ def test_makes_sockets_in_a_folder_of_this_user_alone_where_their_paths_would_be
     with sockets_folder(exactly, services) as folder:
         assert folder == exactly
     with sockets_folder(longer, services) as folder:
-        assert folder.parent == tmp_path
+        assert folder.parent == short_path
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
     assert not folder.exists()
