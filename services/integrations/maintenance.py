@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from servicekit import schema
+from servicekit import schema, stopped_services
 from servicekit.clock import SystemClock
 from servicekit.database import Database
 from servicekit.settings import SettingsError
@@ -55,8 +55,13 @@ async def rotate_key_ring(settings: IntegrationsSettings) -> int:
         await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = (await open_key_ring(database, settings)).with_new_key()
         running = 0 if database.is_exclusive else await count_running(SqlNodeStore(database, key_ring), SystemClock())
-        if running:
-            raise SettingsError(f"{running} processes of Integrations use this database: stop them first")
+        stopped_services.refuse_while_running(
+            running,
+            one="process",
+            several="processes",
+            of="Integrations",
+            remedy="stop every process of Integrations first",
+        )
         # The file comes first: a key that has sealed something must never be lost.
         key_ring.save(settings.key_ring_path)
         count = await SqlIntegrationStore(database, key_ring).reseal()

@@ -284,9 +284,15 @@ async def test_a_process_that_stops_takes_its_leave(two, owner):
 async def test_the_key_ring_is_not_rotated_under_a_running_process(settings, two, owner):
     made = await create(two[0], owner)
 
-    with pytest.raises(SettingsError, match="2 processes of Integrations"):
+    with pytest.raises(SettingsError, match=r"^2 processes of Integrations use this database: stop every process"):
         await maintenance.rotate_key_ring(settings)
 
     assert (await two[1].replica.by_ingress_key(sha256(made.ingress_key))).id == made.id
     with pytest.raises(NotFoundError):
         await two[1].replica.by_ingress_key(sha256("nobody's"))
+
+
+async def test_the_key_ring_is_not_rotated_under_one_running_process_which_is_told_as_one(settings):
+    async with nodes(settings, count=1):
+        with pytest.raises(SettingsError, match=r"^1 process of Integrations uses this database: stop every process"):
+            await maintenance.rotate_key_ring(settings)
