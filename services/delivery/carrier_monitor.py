@@ -23,7 +23,7 @@ from services.delivery.carrier_health import (
     slowed,
 )
 from services.delivery.carrier_states import CarrierError, CarrierOverview, CarrierState
-from services.delivery.carriers.base import Carrier, Refused, SendResult, Taken, TryLater, Unknown
+from services.delivery.carriers.base import Carrier, KeepsLink, Refused, SendResult, Taken, TryLater, Unknown
 from services.delivery.carriers.registry import Carriers
 from services.delivery.claim_round import CLAIM_SIZE, Room
 from services.delivery.domain import MAX_DETAIL_LENGTH, Failure, FailureReason
@@ -284,7 +284,7 @@ class CarrierMonitor:
             sent_last_minute=went_well,
             failed_last_minute=failed,
             in_flight=self._in_flight[carrier.name],
-            last_error=self._last_error(shared),
+            last_error=_link_error(carrier) or self._last_error(shared),
         )
 
     def _last_error(self, shared: CarrierCondition) -> CarrierError | None:
@@ -296,6 +296,16 @@ class CarrierMonitor:
 
 _UNBOUND: Final = Limits()
 _NO_RULES: Final = CarrierRules()
+
+
+def _link_error(carrier: Carrier) -> CarrierError | None:
+    """Return what every message meets until the link is there, so that nobody has to send one to learn of it."""
+    problem = carrier.link_problem if isinstance(carrier, KeepsLink) else None
+    if problem is None:
+        return None
+    return CarrierError(
+        at=problem.at, code=FailureReason.CARRIER_UNAVAILABLE.code, message=problem.detail[:MAX_DETAIL_LENGTH]
+    )
 
 
 def _is_open(shared: CarrierCondition) -> bool:

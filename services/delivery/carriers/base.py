@@ -24,6 +24,8 @@ __all__ = [
     "CarrierReply",
     "Failure",
     "FailureReason",
+    "KeepsLink",
+    "LinkProblem",
     "OutboundMessage",
     "ReadCallback",
     "Refused",
@@ -170,6 +172,23 @@ class TakesCallbacks(Protocol):
         Raises CallbackUnauthenticatedError when it is not the carrier's, and CallbackUnreadableError when it is and
         can not be read.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkProblem:
+    """Why there is no link to a carrier."""
+
+    at: datetime  # when it was lost, or when the last try to make it failed
+    detail: str
+
+
+@runtime_checkable
+class KeepsLink(Protocol):
+    """A carrier to which a link is kept up, whether there are messages or not."""
+
+    @property
+    def link_problem(self) -> LinkProblem | None:
+        """Why a link is missing; None while all are up, and until the first try to make them has failed."""
 
 
 class CarrierEvents(Protocol):

@@ -483,6 +483,24 @@ async def test_comes_again_after_growing_pauses_when_the_bind_is_refused(smsc, c
     assert isinstance(await carrier.send(message()), Taken)
 
 
+async def test_tells_which_link_is_missing_and_nothing_until_the_first_try_has_failed(smsc, connect, clock):
+    smsc.bind_status = 0x0D
+    carrier = await connect(links=0, bind=BindAs.PAIR)
+    at_first = carrier.link_problem
+
+    await until(lambda: carrier.link_problem and "bind_transmitter" in carrier.link_problem.detail)
+    refused = carrier.link_problem
+    smsc.bind_status = OK
+    await pass_until(clock, lambda: carrier.link_problem is None)
+    at = clock.now()
+    next(link for link in smsc.links if link.bound_as == "bind_receiver").drop()
+    await until(lambda: carrier.link_problem)
+
+    assert at_first is None
+    assert refused.detail == "no link (bind_transmitter): the SMSC refused the bind: ESME_RBINDFAIL"
+    assert (carrier.link_problem.at, carrier.link_problem.detail.partition(":")[0]) == (at, "no link (bind_receiver)")
+
+
 async def test_comes_again_after_a_lost_link(smsc, connect, clock):
     carrier = await connect()
 

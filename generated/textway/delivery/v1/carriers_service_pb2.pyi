@@ -107,7 +107,9 @@ class Carrier(_message.Message):
 
     @_builtins.property
     def last_error(self) -> Global___CarrierError:
-        """last_error is the last thing that went wrong; unset when nothing has."""
+        """last_error is why the process that answers has no link to an SMSC, while it has none; else the last thing that went
+        wrong with a message. Unset when there is neither.
+        """
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ from services.delivery.carriers.base import (
     CarrierReceipt,
     Failure,
     FailureReason,
+    LinkProblem,
     OutboundMessage,
     Refused,
     SendResult,
@@ -106,6 +107,11 @@ class SmppCarrier:
     def last_error(self) -> str:
         """Why a link is down; empty when none is."""
         return next((each.last_error for each in self._connections if each.last_error), "")
+
+    @property
+    def link_problem(self) -> LinkProblem | None:
+        """See KeepsLink."""
+        return next((problem for each in self._connections if (problem := each.problem)), None)
 
     async def start(self, events: CarrierEvents) -> None:
         """Begin to connect, and return at once; receipts and replies go to `events`."""

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Final
 
 import structlog
 
 from servicekit.clock import Clock
 from servicekit.errors import Issue, ValidationError
+from services.delivery.carriers.base import LinkProblem
 from services.delivery.carriers.smpp import statuses
 from services.delivery.carriers.smpp.link import SmppLink
 from services.delivery.carriers.smpp.pdu import BrokenPduError, Command, Delivery
@@ -62,7 +64,15 @@ class SmppConnection:
         self._failures = 0
         self._next_try_at = 0.0
         self._code = ""
+        self._failed_at: datetime | None = None
         self.last_error = "the link has not been started"
+
+    @property
+    def problem(self) -> LinkProblem | None:
+        """What went wrong, and when; None while there is a bind, and until the first try has failed."""
+        if self._failed_at is None:
+            return None
+        return LinkProblem(at=self._failed_at, detail=f"no link ({self._command.name.lower()}): {self.last_error}")
 
     def start(self) -> None:
         """Begin to connect."""
@@ -118,7 +128,7 @@ class SmppConnection:
         except (OSError, EOFError, BrokenPduError) as error:
             self._fail(f"the SMSC could not be reached ({type(error).__name__})", type(error).__name__)
         else:
-            self._session, self.last_error, self._code = session, "", ""
+            self._session, self.last_error, self._code, self._failed_at = session, "", "", None
             self._trying.set()
             log.info("SMPP link is up", carrier=self._link.name, bound_as=self._command.name.lower())
             try:
@@ -127,7 +137,7 @@ class SmppConnection:
                 self._session = None
 
     def _fail(self, problem: str, code: str) -> None:
-        self.last_error, self._code = problem, code
+        self.last_error, self._code, self._failed_at = problem, code, self._clock.now()
 
     async def _bind(self) -> SmppSession:
         link = self._link
