@@ -71,8 +71,8 @@ class Measure:
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether nobody would see anything of a text: it has blanks, and format and control characters, only."""
-    return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
+    """Tell whether nobody would see anything of a text: it has blanks and format characters only."""
+    return all(character.isspace() or unicodedata.category(character) == "Cf" for character in text)
 
 
 def is_gsm7(text: str) -> bool:
