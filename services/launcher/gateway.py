@@ -17,7 +17,7 @@ from servicekit import tls
 from servicekit.settings import UNIX
 from servicekit.tls import Identity, KeyPair
 from services.launcher import transport_sockets
-from services.launcher.gateway_process import ADMIN_SOCKET, Prepared
+from services.launcher.gateway_process import ADMIN_SOCKET
 from services.launcher.settings import GatewaySettings
 from textway.delivery.v1 import (
     callbacks_service_pb2,
@@ -97,8 +97,8 @@ def prepare(
     admin_listen: str = "",
     answers: Path = ANSWERS,
     health_seconds: float = HEALTH_SECONDS,
-) -> Prepared:
-    """Write the gateway's files into a folder.
+) -> Path:
+    """Write the gateway's files into a folder; return where its configuration is.
 
     It is administered through a Unix socket that is this user's only, in `sockets` or beside the files, or at
     `admin_listen`, a `host:port` that nobody else must reach. `answers` is where the gateway finds the Lua file.
@@ -106,8 +106,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptors = folder / "descriptors.binpb"
     descriptors.write_bytes(descriptor_set().SerializeToString())
-    admin = (sockets or folder.resolve()) / ADMIN_SOCKET
-    pipe = {"pipe": {"path": str(admin), "mode": 0o600}}
+    pipe = {"pipe": {"path": str((sockets or folder.resolve()) / ADMIN_SOCKET), "mode": 0o600}}
     listen_host, listen_port = _host_and_port(listen)
     values = {
         "listen_host": listen_host,
@@ -123,7 +122,7 @@ def prepare(
     }
     configuration = folder / "envoy.yaml"
     configuration.write_text(Template((FOLDER / "envoy.yaml").read_text()).substitute(values))
-    return Prepared(configuration=configuration, admin=admin)
+    return configuration
 
 
 def descriptor_set() -> FileDescriptorSet:

@@ -7,21 +7,12 @@ import http.client
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 DRAIN_SECONDS: Final = 1
-ADMIN_SOCKET: Final = "envoy.sock"
+ADMIN_SOCKET: Final = "envoy.sock"  # of its own administration, in the folder of sockets
 _ACTIVE: Final = "/stats?filter=^http\\.public\\.downstream_rq_active$"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """The files of a gateway that is ready to be started."""
-
-    configuration: Path
-    admin: Path  # the Unix socket of its administration
 
 
 def command(configuration: Path, *, workers: int) -> Sequence[str]:

@@ -25,8 +25,7 @@ class Plan:
 
     children: Sequence[Child]
     folders: Folders
-    sockets: Path  # the folder where they listen; it is removed in the end when it is not the one of `folders`
-    admin: Path  # the Unix socket of the gateway's administration, in there
+    sockets: Path  # the folder where all listen; it is removed in the end when it is not the one of `folders`
     greeter: Sequence[str]  # a command that says when all is serving, and ends
     addresses: Path  # a file that is there while all of this runs
 
@@ -45,7 +44,6 @@ def become_keeper(plan: Plan, lock: int) -> NoReturn:
                 "logs": str(plan.folders.logs),
                 "run": str(plan.folders.run),
                 "sockets": str(plan.sockets),
-                "admin": str(plan.admin),
                 "greeter": plan.greeter,
                 "addresses": str(plan.addresses),
             },
@@ -73,7 +71,7 @@ def main(file: Path, lock: int) -> int:
                 plan.folders,
                 report=report,
                 on_start=greet,
-                on_stop=lambda: gateway_process.drain(plan.admin),
+                on_stop=lambda: gateway_process.drain(plan.sockets / gateway_process.ADMIN_SOCKET),
             )
     finally:
         plan.addresses.unlink(missing_ok=True)
@@ -88,7 +86,6 @@ def _read(file: Path) -> Plan:
         children=[Child(**child) for child in said["children"]],
         folders=Folders(logs=Path(said["logs"]), run=Path(said["run"])),
         sockets=Path(said["sockets"]),
-        admin=Path(said["admin"]),
         greeter=said["greeter"],
         addresses=Path(said["addresses"]),
     )

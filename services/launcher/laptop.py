@@ -52,7 +52,7 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
         wakeups.spare()  # the gateway too, as whatever is started from here
         addresses = choose_addresses(services, settings, sockets)
         os.environ.update(_environment(settings, data_dir, addresses))
-        prepared = _aside(_prepare, settings, folders.run / "gateway", sockets, services, addresses)
+        configuration = _aside(_prepare, settings, folders.run / "gateway", sockets, services, addresses)
         if code := subprocess.run([*python, "migrate"], check=False).returncode:
             if code == SETTING_TOLD:
                 return code
@@ -60,10 +60,9 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
             return 1
         write_addresses(data_dir, {**addresses, "gateway": settings.address})
         plan = Plan(
-            children=[*(_child(each, addresses, python) for each in services), _gateway(settings, prepared)],
+            children=[*(_child(each, addresses, python) for each in services), _gateway(settings, configuration)],
             folders=folders,
             sockets=sockets,
-            admin=prepared.admin,
             greeter=greeter,
             addresses=addresses_file(data_dir),
         )
@@ -82,7 +81,7 @@ def _prepare(
     sockets: Path,
     services: Sequence[ServiceProcess],
     addresses: Mapping[str, str],
-) -> gateway_process.Prepared:
+) -> Path:
     from services.launcher import carriers_command, gateway
     from services.launcher.parts import PARTS
 
@@ -116,8 +115,8 @@ def _child(process: ServiceProcess, addresses: Mapping[str, str], python: Sequen
     )
 
 
-def _gateway(settings: LauncherSettings, prepared: gateway_process.Prepared) -> Child:
-    command = gateway_process.command(prepared.configuration, workers=settings.gateway_workers)
+def _gateway(settings: LauncherSettings, configuration: Path) -> Child:
+    command = gateway_process.command(configuration, workers=settings.gateway_workers)
     return Child(name="gateway", command=command)
 
 

@@ -189,7 +189,7 @@ def pending(api: httpx.Client) -> list[object]:
 
 def inbound(api: httpx.Client) -> Counter[str]:
     """Return how often each text is listed, over all pages."""
-    return Counter(reply["text"] for reply in every(api, "/v1/inbound", "inbound"))
+    return Counter(reply["text"] for reply in every(api.get, "/v1/inbound", "inbound"))
 
 
 def test_kills_lose_no_reply_and_tell_none_as_two(product, receiver, figures):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
 
 from tests.kit.carrier import ScriptedCarrier
+from tests.kit.pages import every
 
 UNDER_WAY = ("queued", "sending")
 WITH_CARRIER = frozenset({"sent", "delivered"})
@@ -64,13 +66,16 @@ class Oracle:
     def settled(self, api: httpx.Client, *, within_seconds: float) -> Verdict:
         """Wait until nothing is under way, at most so long; then judge."""
         deadline = time.monotonic() + within_seconds
-        while time.monotonic() < deadline and any(_page(api, status=status)["messages"] for status in UNDER_WAY):
+        while time.monotonic() < deadline and any(
+            _patiently(api, "/v1/messages", params={"status": status}).json()["messages"] for status in UNDER_WAY
+        ):
             time.sleep(0.5)
         return self.verdict(api)
 
     def verdict(self, api: httpx.Client) -> Verdict:
         """Compare what was acknowledged, what was taken, and what the API says."""
-        told = {message["id"]: message for message in _all_messages(api)}
+        listed = every(partial(_patiently, api), "/v1/messages", "messages")
+        told = {message["id"]: message for message in listed}
         taken = self.carrier.taken()
         ids = frozenset(self._ids.values())
         missing = ids - told.keys()
@@ -99,25 +104,15 @@ def _marked_attempts(api: httpx.Client, message_id: str) -> int:
     return len(marks)
 
 
-def _all_messages(api: httpx.Client) -> Iterator[dict[str, object]]:
-    token = ""
-    while True:
-        page = _page(api, pageSize="1000", pageToken=token)
-        yield from page["messages"]
-        token = page["nextPageToken"]
-        if not token:
-            return
-
-
-def _page(api: httpx.Client, **parameters: str) -> dict[str, object]:
+def _patiently(api: httpx.Client, path: str, *, params: Mapping[str, str | int]) -> httpx.Response:
     # The product may just be coming back, which this reader waits for as any caller would.
     deadline = time.monotonic() + 30
     while True:
         try:
-            answer = api.get("/v1/messages", params=parameters)
+            answer = api.get(path, params=params)
         except httpx.TransportError:
             answer = None
         if answer is not None and answer.status_code == httpx.codes.OK:
-            return dict(answer.json())
+            return answer
         assert time.monotonic() < deadline, answer and answer.text
         time.sleep(0.2)

@@ -55,14 +55,16 @@ def started(folder: Path, *, changed: Callable[[str], str] = str) -> Iterator[Ga
         stubs.start(name)
     port = free_port()
     upstreams = gateway.Upstreams(**{**stubs.addresses, "ingress": (stubs.addresses["ingress"],)})
-    prepared = gateway.prepare(folder, listen=f"127.0.0.1:{port}", upstreams=upstreams)
-    prepared.configuration.write_text(changed(prepared.configuration.read_text()))
+    configuration = gateway.prepare(folder, listen=f"127.0.0.1:{port}", upstreams=upstreams)
+    configuration.write_text(changed(configuration.read_text()))
     access_log = folder / "access.log"
     with access_log.open("wb") as log, (folder / "envoy.log").open("wb") as errors:
         # Its log is written at once, which is otherwise done every ten seconds.
-        command = (*gateway_process.command(prepared.configuration, workers=1), "--file-flush-interval-msec", "100")
+        command = (*gateway_process.command(configuration, workers=1), "--file-flush-interval-msec", "100")
         process = subprocess.Popen(command, stdout=log, stderr=errors)
-    running = Gateway(port=port, process=process, access_log=access_log, stubs=stubs, admin=str(prepared.admin))
+    running = Gateway(
+        port=port, process=process, access_log=access_log, stubs=stubs, admin=str(folder / gateway_process.ADMIN_SOCKET)
+    )
     try:
         _wait_until_ready(running, folder / "envoy.log")
         yield running

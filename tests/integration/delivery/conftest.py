@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from pydantic import SecretStr
 
 from servicekit.clients import open_channel
 from servicekit.clock import SystemClock
@@ -160,6 +161,14 @@ async def unstarted_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> As
     yield world
     for name in list(world.running):
         await world.stop(name)
+
+
+@pytest.fixture
+async def on_postgres(unstarted_world: World, postgres_database: str) -> None:
+    """Give Delivery an empty PostgreSQL in place of its file, before it is started."""
+    url = SecretStr(postgres_database)
+    unstarted_world.settings = unstarted_world.settings.model_copy(update={"delivery_database_url": url})
+    await maintenance.migrate(unstarted_world.settings)
 
 
 @pytest.fixture

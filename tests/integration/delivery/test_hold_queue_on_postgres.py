@@ -5,22 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from pydantic import SecretStr
 
 from servicekit.clock import SystemClock
 from servicekit.settings import SettingsError
 from services.delivery import maintenance
 from tests.integration.delivery.conftest import PATIENCE_SECONDS, World
 
-
-@pytest.fixture
-async def world(unstarted_world: World, postgres_database: str) -> World:
-    url = SecretStr(postgres_database)
-    unstarted_world.settings = unstarted_world.settings.model_copy(update={"delivery_database_url": url})
-    await maintenance.migrate(unstarted_world.settings)
-    await unstarted_world.serve_registry()
-    await unstarted_world.serve_delivery()
-    return unstarted_world
+pytestmark = pytest.mark.usefixtures("on_postgres")
 
 
 async def held(world: World) -> int:

@@ -8,9 +8,7 @@ import json
 import grpc
 import pytest
 from google.protobuf.message import Message
-from pydantic import SecretStr
 
-from services.delivery import maintenance
 from tests.integration.delivery.conftest import Metadata, World, refusal_of
 from textway.delivery.v1.inbound_service_pb2 import ListInboundRequest
 from textway.delivery.v1.inbound_service_pb2_grpc import InboundServiceStub
@@ -28,14 +26,7 @@ OPT_OUTS = (OptOutsServiceStub, "ListOptOuts")
 DELIVERIES = (WebhookDeliveriesServiceStub, "ListWebhookDeliveries")
 
 
-@pytest.fixture
-async def world(unstarted_world: World, postgres_database: str) -> World:
-    url = SecretStr(postgres_database)
-    unstarted_world.settings = unstarted_world.settings.model_copy(update={"delivery_database_url": url})
-    await maintenance.migrate(unstarted_world.settings)
-    await unstarted_world.serve_registry()
-    await unstarted_world.serve_delivery()
-    return unstarted_world
+pytestmark = pytest.mark.usefixtures("on_postgres")
 
 
 async def test_refuses_what_can_not_be_looked_for_and_names_it(world: World, owner: Metadata) -> None:

@@ -15,7 +15,7 @@ UPSTREAMS = gateway.Upstreams(integrations="10.0.0.1:7101", ingress=("ingress:71
 
 
 def test_fills_every_placeholder(tmp_path: Path) -> None:
-    configuration = gateway.prepare(tmp_path / "gateway", listen="0.0.0.0:8080", upstreams=UPSTREAMS).configuration
+    configuration = gateway.prepare(tmp_path / "gateway", listen="0.0.0.0:8080", upstreams=UPSTREAMS)
 
     loaded = yaml.safe_load(configuration.read_text())
     assert "${" not in configuration.read_text()
@@ -24,7 +24,7 @@ def test_fills_every_placeholder(tmp_path: Path) -> None:
 
 
 def test_names_each_upstream_once(tmp_path: Path) -> None:
-    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS).configuration
+    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS)
 
     clusters = yaml.safe_load(configuration.read_text())["static_resources"]["clusters"]
     found = {
@@ -43,7 +43,7 @@ def test_balances_over_all_processes_of_ingress_and_leaves_out_those_that_are_no
         integrations="127.0.0.1:1", ingress=("127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"), delivery="127.0.0.1:5"
     )
 
-    configuration = gateway.prepare(tmp_path, listen="127.0.0.1:6", upstreams=upstreams).configuration
+    configuration = gateway.prepare(tmp_path, listen="127.0.0.1:6", upstreams=upstreams)
 
     clusters = yaml.safe_load(configuration.read_text())["static_resources"]["clusters"]
     (ingress,) = [cluster for cluster in clusters if cluster["name"] == "ingress"]
@@ -57,9 +57,9 @@ def test_balances_over_all_processes_of_ingress_and_leaves_out_those_that_are_no
 
 @pytest.mark.parametrize(("asked", "interval"), [({}, "0.25s"), ({"health_seconds": 1.0}, "1.0s")])
 def test_asks_replicas_for_their_health_as_often_as_it_is_told(tmp_path: Path, asked: Any, interval: str) -> None:
-    prepared = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS, **asked)
+    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS, **asked)
 
-    clusters = yaml.safe_load(prepared.configuration.read_text())["static_resources"]["clusters"]
+    clusters = yaml.safe_load(configuration.read_text())["static_resources"]["clusters"]
     checks = [cluster["health_checks"][0] for cluster in clusters]
     assert {(check["interval"], check["unhealthy_interval"]) for check in checks} == {(interval, "0.1s")}
 
@@ -72,20 +72,18 @@ def blocks(configuration: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_speaks_plaintext_unless_it_has_certificates(tmp_path: Path) -> None:
-    prepared = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS)
+    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS)
 
-    assert {block["name"] for block in blocks(prepared.configuration).values()} == {
-        "envoy.transport_sockets.raw_buffer"
-    }
+    assert {block["name"] for block in blocks(configuration).values()} == {"envoy.transport_sockets.raw_buffer"}
 
 
 def test_believes_a_service_by_the_name_or_the_address_that_it_calls(tmp_path: Path) -> None:
     pair = KeyPair(certificate=Path("/tls/a.crt"), key=Path("/tls/a.key"))
     secured = gateway.Tls(listener=pair, identity=Identity(pair=pair, authority=Path("/tls/ca.crt")))
 
-    prepared = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS, secured=secured)
+    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS, secured=secured)
 
-    found = blocks(prepared.configuration)
+    found = blocks(configuration)
     checks = {
         name: block["typed_config"]["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
         for name, block in found.items()
@@ -116,13 +114,12 @@ def test_writes_a_descriptor_set_that_needs_nothing_else(tmp_path: Path) -> None
 
 
 def test_is_administered_at_a_socket_of_this_user_where_it_is_told(tmp_path: Path) -> None:
-    prepared = gateway.prepare(
+    configuration = gateway.prepare(
         tmp_path / "gateway", listen="127.0.0.1:1", upstreams=UPSTREAMS, sockets=tmp_path / "sockets"
     )
 
-    assert prepared.admin == tmp_path / "sockets" / "envoy.sock"
-    admin = yaml.safe_load(prepared.configuration.read_text())["admin"]
-    assert admin["address"] == {"pipe": {"path": str(prepared.admin), "mode": 0o600}}
+    admin = yaml.safe_load(configuration.read_text())["admin"]
+    assert admin["address"] == {"pipe": {"path": str(tmp_path / "sockets" / "envoy.sock"), "mode": 0o600}}
 
 
 def test_runs_as_many_workers_as_asked() -> None:
@@ -138,9 +135,9 @@ def test_finds_a_service_at_its_socket_where_nothing_is_to_be_looked_up_or_encip
     ingress = "unix:/run/i.sock", "unix:/run/i-2.sock"
     upstreams = gateway.Upstreams(integrations="integrations:7101", ingress=ingress, delivery="unix:/run/d.sock")
 
-    prepared = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=upstreams, secured=secured)
+    configuration = gateway.prepare(tmp_path / "gateway", listen="127.0.0.1:1", upstreams=upstreams, secured=secured)
 
-    clusters = yaml.safe_load(prepared.configuration.read_text())["static_resources"]["clusters"]
+    clusters = yaml.safe_load(configuration.read_text())["static_resources"]["clusters"]
     named = {cluster["name"]: cluster for cluster in clusters}
     (locality,) = named["ingress"]["load_assignment"]["endpoints"]
     assert [each["endpoint"]["address"] for each in locality["lb_endpoints"]] == [
@@ -152,7 +149,7 @@ def test_finds_a_service_at_its_socket_where_nothing_is_to_be_looked_up_or_encip
         "ingress": "envoy.cluster.static",
         "delivery": "envoy.cluster.static",
     }
-    assert {name: block["name"] for name, block in blocks(prepared.configuration).items() if name != "public"} == {
+    assert {name: block["name"] for name, block in blocks(configuration).items() if name != "public"} == {
         "integrations": "envoy.transport_sockets.tls",
         "ingress": "envoy.transport_sockets.raw_buffer",
         "delivery": "envoy.transport_sockets.raw_buffer",
