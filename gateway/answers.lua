@@ -1,10 +1,13 @@
--- Turns away addresses that gRPC can not carry, keeps queries from overriding what the path says, gives each answer the
--- status and the body that the service meant, and says in our words what the transcoder could not read.
+-- Turns away addresses that gRPC can not carry, takes JSON for JSON whatever it is called, keeps queries from overriding
+-- what the path says, gives each answer the status and the body that the service meant, and says in our words what the
+-- transcoder could not read.
 
 local LIST = "^/v1/[^/]+$"
 local CALLBACKS = {"^/v1/carriers/[^/]+/status$", "^/v1/carriers/[^/]+/inbound$"}
 local CARRIERS = "/v1/carriers/"
 local HEALTH = "/health/"
+local API = "/v1/"
+local GRPC = "application/grpc"
 local UTF8 = {
   "[\194-\223][\128-\191]", "\224[\160-\191][\128-\191]", "[\225-\236\238\239][\128-\191][\128-\191]",
   "\237[\128-\159][\128-\191]", "\240[\144-\191][\128-\191][\128-\191]",
@@ -45,6 +48,10 @@ function envoy_on_request(handle)
   if #address > 2048 then return handle:respond({[":status"] = "414"}, "") end
   if address:sub(1, #HEALTH) == HEALTH then  -- alone in answering HEAD, with which monitors ask
     handle:streamInfo():dynamicMetadata():set("textway", "head", headers:get(":method") == "HEAD")
+  end
+  -- What is called so passes the transcoder as it is, and gRPC's callers do not call these addresses.
+  if (headers:get("content-type") or ""):sub(1, #GRPC) == GRPC and address:sub(1, #API) == API then
+    headers:replace("content-type", "application/json")
   end
   -- Nothing is to be done about nearly all requests: no query, nothing quoted, no callback.
   if not address:find("[?%%]") and address:sub(1, #CARRIERS) ~= CARRIERS then return end

@@ -77,6 +77,16 @@ def request_key(
     return IdempotencyKey(scope=scope, key=key, request_sha256=request_sha256, expires_at=now + IDEMPOTENCY_WINDOW)
 
 
+def posted_key(request: submission_service_pb2.FindRequestRequest, now: datetime) -> IdempotencyKey:
+    """Return the sender's key for a payload that it posted to an integration."""
+    return IdempotencyKey(
+        scope=request.integration_id,
+        key=request.idempotency.key,
+        request_sha256=request.idempotency.request_sha256,
+        expires_at=now + IDEMPOTENCY_WINDOW,
+    )
+
+
 def submission(request: submission_service_pb2.Submission) -> Submission:
     """Return the message that another service has checked already."""
     return Submission(
@@ -162,6 +172,11 @@ def send_response(accepted: Accepted) -> messages_service_pb2.SendMessageRespons
 def submit_response(accepted: Sequence[Accepted]) -> submission_service_pb2.SubmitMessagesResponse:
     """Return the answer to SubmitMessages."""
     return submission_service_pb2.SubmitMessagesResponse(accepted=[_accepted(each) for each in accepted])
+
+
+def found_response(accepted: Accepted | None) -> submission_service_pb2.FindRequestResponse:
+    """Return the answer to FindRequest."""
+    return submission_service_pb2.FindRequestResponse(accepted=_accepted(accepted) if accepted else None)
 
 
 def _accepted(each: Accepted) -> submission_service_pb2.AcceptedMessage:

@@ -250,7 +250,10 @@ class DeliveryService:
             server,
         )
         submission_service_pb2_grpc.add_SubmissionServiceServicer_to_server(
-            SubmissionServicer(accepting=self._accepting, carriers=self._carriers), server
+            SubmissionServicer(
+                accepting=self._accepting, store=self._store, clock=self._clock, carriers=self._carriers
+            ),
+            server,
         )
         callbacks_service_pb2_grpc.add_CallbacksServiceServicer_to_server(
             CallbacksServicer(

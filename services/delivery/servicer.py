@@ -154,8 +154,10 @@ class MessagesServicer(messages_service_pb2_grpc.MessagesServiceServicer):
 class SubmissionServicer(submission_service_pb2_grpc.SubmissionServiceServicer):
     """The internal half: callers are services that have checked what they submit."""
 
-    def __init__(self, *, accepting: AcceptMessages, carriers: Carriers) -> None:
+    def __init__(self, *, accepting: AcceptMessages, store: MessageStore, clock: Clock, carriers: Carriers) -> None:
         self._accepting = accepting
+        self._store = store
+        self._clock = clock
         self._carriers = carriers
 
     async def SubmitMessages(
@@ -173,6 +175,14 @@ class SubmissionServicer(submission_service_pb2_grpc.SubmissionServiceServicer):
         wanted = convert.batch(request, batch_id)
         stored = await self._accepting.accept(wanted)
         return convert.batch_response(batch_id, wanted, stored)
+
+    async def FindRequest(
+        self, request: submission_service_pb2.FindRequestRequest, context: Context
+    ) -> submission_service_pb2.FindRequestResponse:
+        """Look for what a request has made already."""
+        now = self._clock.now()
+        accepted = await self._store.first_answer(request.tenant_id, convert.posted_key(request, now), now)
+        return convert.found_response(accepted)
 
     async def PreviewMessage(
         self, request: submission_service_pb2.PreviewMessageRequest, context: Context

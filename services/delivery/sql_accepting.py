@@ -9,7 +9,7 @@ from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
 from servicekit.hot_statements import inserting
 from services.delivery import rows, sql_keys, sql_ledger, sql_messages, sql_opt_outs, sql_queue, sql_senders
-from services.delivery.domain import Accepted, Message, NewMessage
+from services.delivery.domain import Accepted, IdempotencyKey, Message, NewMessage
 from services.delivery.fair_order import lane_of
 from services.delivery.sql_keys import Repeat
 from services.delivery.sql_queue import Entry, Lease
@@ -51,6 +51,15 @@ async def add_and_begin(
     return Added(answers=answers, started=attempts, waiting=waiting), senders
 
 
+async def first_answer(connection: Connection, tenant_id: str, key: IdempotencyKey, now_ms: int) -> Accepted | None:
+    """Return the answer to who holds the key, as a repeat gets it; None when it has no message with this body."""
+    repeat = await sql_keys.known_request(connection, key, now_ms)
+    if repeat is None or repeat.mismatch:
+        return None
+    first = await sql_messages.one(connection, tenant_id, repeat.first_id)
+    return _answer_of(first, repeat) if first else None
+
+
 async def _repeats(connection: Connection, messages: Sequence[NewMessage]) -> dict[str, Repeat]:
     if not any(message.idempotency or message.dedupe for message in messages):
         return {}
@@ -90,13 +99,16 @@ def _answer(message: NewMessage, repeat: Repeat | None, firsts: Mapping[str, Mes
             duplicate=repeat is not None,
         )
     # A first message that retention has removed meanwhile is answered in the words of its repeat.
-    first = firsts.get(repeat.first_id)
+    return _answer_of(firsts.get(repeat.first_id, message), repeat)
+
+
+def _answer_of(first: Message | NewMessage, repeat: Repeat) -> Accepted:
     return Accepted(
         message_id=repeat.first_id,
-        to=first.to if first else message.to,
-        text=first.text if first else message.text,
-        ref=first.ref if first else message.ref,
-        created_at=first.created_at if first else message.created_at,
+        to=first.to,
+        text=first.text,
+        ref=first.ref,
+        created_at=first.created_at,
         replayed=repeat.replayed,
         duplicate=repeat.duplicate,
         mismatch=repeat.mismatch,

@@ -119,7 +119,12 @@ async def known_request(connection: Connection, key: IdempotencyKey, now_ms: int
     row = found.first()
     if row is None:
         return None
-    return Repeat(first_id=row.message_id, replayed=True, mismatch=row.request_sha256 != key.request_sha256)
+    return Repeat(
+        first_id=row.message_id,
+        replayed=True,
+        duplicate=bool(row.duplicate),
+        mismatch=row.request_sha256 != key.request_sha256,
+    )
 
 
 async def remember_request(connection: Connection, key: IdempotencyKey, message_id: str, now_ms: int) -> None:

@@ -319,6 +319,11 @@ class SqlMessageStore:
             lambda connection: sql_overdue.awaiting_receipt(connection, carrier, between_ms, after, limit), rows=limit
         )
 
+    async def first_answer(self, tenant_id: str, key: IdempotencyKey, now: datetime) -> Accepted | None:
+        """Read the key and the message of who holds it, in one snapshot."""
+        async with self._database.read() as connection:
+            return await sql_accepting.first_answer(connection, tenant_id, key, to_milliseconds(now))
+
     async def get(self, tenant_id: str, message_id: str) -> Message | None:
         """Read one row by its whole key and its owner."""
         async with self._database.read() as connection:

@@ -352,6 +352,12 @@ class MessageStore(Protocol):
         Those behind `after`.
         """
 
+    async def first_answer(self, tenant_id: str, key: IdempotencyKey, now: datetime) -> Accepted | None:
+        """Return the answer to the tenant's request that came first with a key that counts now, as its repeat gets it.
+
+        None when there is none, when it had another body, when it made a batch, and when its message is gone.
+        """
+
     async def get(self, tenant_id: str, message_id: str) -> Message | None:
         """Return the tenant's message; None when there is none of this id or it is another tenant's."""
 

@@ -254,6 +254,10 @@ def accepted_from(response: delivery.SubmitMessagesResponse) -> list[AcceptedMes
 def _accepted_from(message: delivery.AcceptedMessage) -> AcceptedMessage | IdempotencyMismatchError:
     if message.idempotency_mismatch:
         return IdempotencyMismatchError()
+    return _message_from(message)
+
+
+def _message_from(message: delivery.AcceptedMessage) -> AcceptedMessage:
     return AcceptedMessage(
         id=message.id,
         status=message.status,
@@ -304,6 +308,18 @@ def stored_batch_from(response: delivery.SubmitBatchResponse, batch: NewBatch) -
             outcome = replace(outcome, to=message.to, text=message.text, ref=message.ref)
         outcomes.append(outcome)
     return StoredBatch(id=response.id, replayed=response.replayed, outcomes=tuple(outcomes))
+
+
+def find_request_of(integration: Integration, key: Idempotency) -> delivery.FindRequestRequest:
+    """Return the question for what a request has made already."""
+    return delivery.FindRequestRequest(
+        tenant_id=integration.tenant_id, integration_id=integration.id, idempotency=_idempotency_of(key)
+    )
+
+
+def found_from(response: delivery.FindRequestResponse) -> AcceptedMessage | None:
+    """Return what the request has made; None when that is not known to be one message."""
+    return _message_from(response.accepted) if response.HasField("accepted") else None
 
 
 def preview_from(response: delivery.PreviewMessageResponse) -> Preview:

@@ -11,7 +11,15 @@ from servicekit import calls, clients, tracing
 from servicekit.batching import Batcher
 from servicekit.errors import IdempotencyMismatchError, RemoteError, UnavailableError
 from services.ingress import convert
-from services.ingress.domain import AcceptedMessage, NewBatch, NewMessage, Preview, StoredBatch
+from services.ingress.domain import (
+    AcceptedMessage,
+    Idempotency,
+    Integration,
+    NewBatch,
+    NewMessage,
+    Preview,
+    StoredBatch,
+)
 from textway.delivery.v1 import submission_service_pb2_grpc
 from textway.delivery.v1.submission_service_pb2 import PreviewMessageRequest, SubmitMessagesRequest
 
@@ -78,6 +86,12 @@ class DeliveryOutbox:
         if all(isinstance(outcome, IdempotencyMismatchError) for outcome in stored.outcomes):
             raise IdempotencyMismatchError
         return stored
+
+    async def find(self, integration: Integration, key: Idempotency) -> AcceptedMessage | None:
+        """Return the message that a request with this key and body made before, if it made one."""
+        request = convert.find_request_of(integration, key)
+        response = await clients.call(self._delivery.FindRequest, request, part=PART, timeout_seconds=CALL_SECONDS)
+        return convert.found_from(response)
 
     async def preview(self, message: NewMessage) -> Preview:
         """Return what would become of a message; nothing is stored."""

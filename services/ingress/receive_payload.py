@@ -13,13 +13,14 @@ import structlog
 
 from servicekit import logs
 from servicekit.clock import Clock
-from servicekit.errors import NotFoundError
+from servicekit.errors import Kind, NotFoundError, ServiceError, ValidationError
 from servicekit.ids import has_secret_form, has_valid_checksum
 from servicekit.logs import masked_number
 from services.ingress import metrics
 from services.ingress.domain import (
     AcceptedBatch,
     AcceptedMessage,
+    Idempotency,
     Integration,
     NewBatch,
     NewMessage,
@@ -73,6 +74,12 @@ class Outbox(Protocol):
         known with another body.
         """
 
+    async def find(self, integration: Integration, key: Idempotency) -> AcceptedMessage | None:
+        """Return the message that a request to the integration with this key and body made before.
+
+        None when none is known, or when it made a batch. Raises UnavailableError when that can not be told now.
+        """
+
 
 class ReceivePayload:
     """The use case behind `POST /v1/ingress/ig_...`."""
@@ -90,7 +97,7 @@ class ReceivePayload:
         """Return the accepted message or batch; raise a ServiceError, in which case nothing was stored.
 
         The signature is checked over the bytes before anything parses them, and whether the request is a repeat is
-        looked up last, in the transaction that stores the messages.
+        looked up last, in the transaction that stores the messages, or once they are refused.
         """
         started = time.perf_counter()
         now = self._clock.now()
@@ -100,17 +107,39 @@ class ReceivePayload:
             raise TenantInactiveError
         refuse_unreadable(payload)
         verify_signature(integration, payload, now)
-        mapped = await trace_payload(integration, payload, max_messages=self._max_messages, turns=self._turns)
-        if mapped.error:
-            raise mapped.error
         accepted: AcceptedMessage | AcceptedBatch
-        if mapped.is_batch:
-            accepted = await self._accept_batch(integration, mapped.messages, payload)
-        else:
-            accepted = await self._accept_one(integration, mapped.messages[0].trace, payload)
+        try:
+            accepted = await self._accept(integration, payload)
+        except ServiceError as refusal:
+            accepted = await self._first_of(integration, payload, refusal)
         metrics.ACCEPT_SECONDS.observe(time.perf_counter() - started)
         metrics.payloads(_result_of(accepted)).inc()
         return accepted
+
+    async def _accept(self, integration: Integration, payload: Payload) -> AcceptedMessage | AcceptedBatch:
+        mapped = await trace_payload(integration, payload, max_messages=self._max_messages, turns=self._turns)
+        if mapped.error:
+            raise mapped.error
+        if mapped.is_batch:
+            return await self._accept_batch(integration, mapped.messages, payload)
+        return await self._accept_one(integration, mapped.messages[0].trace, payload)
+
+    async def _first_of(self, integration: Integration, payload: Payload, refusal: ServiceError) -> AcceptedMessage:
+        """Return the message of which a refused payload is the repeat, else raise the refusal.
+
+        The integration may have changed since then, and would not accept by now what it accepted.
+        """
+        if refusal.kind is Kind.UNAVAILABLE:
+            raise refusal
+        try:
+            key = idempotency_of(payload)
+        except ValidationError:
+            raise refusal from None
+        first = await self._outbox.find(integration, key) if key else None
+        if first is None:
+            raise refusal
+        log.info("payload accepted", message_id=first.id, to=masked_number(first.to), replayed=True)
+        return first
 
     async def _accept_one(self, integration: Integration, trace: Trace, payload: Payload) -> AcceptedMessage:
         if trace.error:

@@ -608,6 +608,31 @@ async def test_answers_a_repeated_request_with_the_first_message(store):
     assert len(await claim(store)) == 1
 
 
+async def test_tells_the_first_answer_to_a_request_and_stores_nothing(store):
+    first, other = new_message(idempotency=request_key()), new_message(idempotency=request_key("k2"), dedupe=meaning())
+    suppressed = new_message(idempotency=request_key("k3"), dedupe=meaning())
+    await store.add([first, other, suppressed, *batch("bat_1", key="of a batch")])
+    before = await stored_count(store)
+
+    answer = await store.first_answer(TENANT, request_key(), NOW)
+    duplicate = await store.first_answer(TENANT, request_key("k3"), NOW)
+    unknown = [
+        await store.first_answer(TENANT, request_key("new"), NOW),
+        await store.first_answer(TENANT, request_key(body=b"other"), NOW),
+        await store.first_answer(TENANT, request_key(scope="wkh_2"), NOW),
+        await store.first_answer("ten_other", request_key(), NOW),
+        await store.first_answer(TENANT, request_key(), NOW + timedelta(hours=24)),
+        await store.first_answer(TENANT, request_key("of a batch"), NOW),
+    ]
+
+    (repeat,) = await store.add([new_message(idempotency=request_key())])
+    assert answer == repeat
+    assert (answer.message_id, answer.replayed, answer.duplicate) == (first.id, True, False)
+    assert (duplicate.message_id, duplicate.replayed, duplicate.duplicate) == (other.id, True, True)
+    assert unknown == [None] * 6
+    assert await stored_count(store) == before
+
+
 async def test_tells_a_known_key_with_another_body_and_stores_nothing_for_it(store):
     await store.add([new_message(idempotency=request_key())])
 

@@ -9,6 +9,7 @@ import time
 import aiohttp
 import pytest
 
+from tests.e2e.conftest import eventually
 from tests.kit.pages import every_message
 
 FULL = os.environ.get("TEXTWAY_FULL_FAULTS") == "1"
@@ -37,6 +38,24 @@ def test_a_repeat_gets_the_first_answer_and_sends_nothing_more(api, post, integr
     assert again.json() == first.json()
     assert set(again.json()) == {"id", "status", "to", "text", "ref"}
     assert len(messages_of(api, integration)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"toPath": "missing"}, {"textPath": "missing"}, {"toPath": "others[*]"}, {"forEach": "others[*]"}],
+    ids=["finds no number", "finds no text", "finds several numbers", "finds several items"],
+)
+def test_a_repeat_is_known_when_the_integration_means_something_else_by_now(api, post, integration, change):
+    path, payload = ingest_path(integration), {**PAYLOAD, "others": ["+6581230001", "+6581230002"]}
+    headers = {"Idempotency-Key": "order-4821"}
+    first = post.post(path, json=payload, headers=headers)
+    api.patch(f"/v1/ingress/{integration['id']}", json=change).raise_for_status()
+
+    eventually(lambda: "to" in post.post(path, json=payload).json(), False)  # as a message is answered
+    again = post.post(path, json=payload, headers=headers)
+
+    assert (again.status_code, again.headers.get("idempotent-replay")) == (202, "true")
+    assert again.json() == first.json()
 
 
 def test_a_repeat_is_known_by_the_webhook_id_too(api, post, integration):

@@ -81,6 +81,7 @@ ANSWERS: dict[str, Any] = {
     "ReceiveStatus": httpbody_pb2.HttpBody(),
     "ReceiveInbound": httpbody_pb2.HttpBody(),
     "SubmitMessages": None,
+    "FindRequest": None,
     "PreviewMessage": None,
 }
 HTTP_STATUS = {"CreateIntegration": 201, "SendMessage": 202, "ReceiveStatus": 204, "ReceiveInbound": 204}

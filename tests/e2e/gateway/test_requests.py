@@ -41,6 +41,21 @@ def test_a_payloads_content_type_arrives_as_sent(gate: Gateway, client: httpx.Cl
     assert [call.request.payload.content_type for call in gate.stubs.calls] == ["text/odd; charset=latin1", ""]
 
 
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+json", "application/grpc-web"])
+def test_json_that_is_called_grpc_is_json(gate: Gateway, client: httpx.Client, content_type: str) -> None:
+    headers = {"content-type": content_type}
+
+    posted = client.post("/v1/ingress/ig_a", content=b'{"a":1}', headers=headers)
+    sent = client.post("/v1/messages", content=b'{"to":"+6581230000","text":"x"}', headers=headers)
+    listed = client.get("/v1/messages", headers=headers)
+
+    assert [answer.status_code for answer in (posted, sent, listed)] == [202, 202, 200]
+    ingest, send_message, _ = gate.stubs.calls
+    assert ingest.request.payload.data == b'{"a":1}'
+    assert send_message.request.text == "x"
+    assert listed.json()
+
+
 def test_a_compressed_payload_arrives_compressed(gate: Gateway, client: httpx.Client) -> None:
     client.post("/v1/ingress/ig_a", content=b"\x1f\x8b rest", headers={"content-encoding": "gzip"})
 

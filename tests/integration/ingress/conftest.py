@@ -257,6 +257,12 @@ class FakeDelivery(SubmissionServiceServicer):
                 accepted.ClearField(field)
         return accepted
 
+    async def FindRequest(self, request, context):  # the contract's name
+        sha256, accepted = self.requests.get((request.integration_id, request.idempotency.key), (b"", None))
+        if accepted is None or sha256 != request.idempotency.request_sha256:
+            return delivery_v1.FindRequestResponse()
+        return delivery_v1.FindRequestResponse(accepted=changed(accepted, replayed=True))
+
     async def PreviewMessage(self, request, context):  # the contract's name
         self.previews += 1
         return delivery_v1.PreviewMessageResponse(segments=2, encoding="ucs2", carrier="simulator")

@@ -70,6 +70,31 @@ async def test_the_first_messages_fields_come_back_also_when_the_mapping_has_cha
     assert again.text == "old"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"to_path": "recipient"}, id="finds no number"),
+        pytest.param({"text_path": "missing"}, id="finds no text"),
+        pytest.param({"for_each": "ref"}, id="finds no items"),
+    ],
+)
+async def test_a_repeat_is_known_also_when_the_mapping_has_changed_to_one_that_refuses_it(
+    world: World, ingress: IngressServiceStub, ingress_key: str, change: dict[str, str]
+) -> None:
+    config = config_of(ingress_key)
+    await world.registry.publish(config)
+    first, _ = await ingest(ingress, ingress_key, body_of(), KEY)
+
+    await world.registry.publish(config_of(ingress_key, integration_id=config.id, revision=2, **change))
+    again, headers = await ingest(ingress, ingress_key, body_of(), KEY)
+    _, without_key, _ = await error_of(ingress, ingress_key, body_of(), ())
+    _, other_body, _ = await error_of(ingress, ingress_key, body_of(ref="4822"), KEY)
+
+    assert again == first
+    assert (headers["idempotent-replay"], headers["x-http-status"]) == ("true", "202")
+    assert (without_key, other_body) == (400, 400)
+
+
 async def test_takes_a_webhook_id_for_the_key_of_who_sends_no_other(
     world: World, ingress: IngressServiceStub, ingress_key: str
 ) -> None:

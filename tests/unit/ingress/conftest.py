@@ -12,6 +12,7 @@ from servicekit.errors import IdempotencyMismatchError, NotFoundError, ServiceEr
 from servicekit.ids import new_id, new_secret
 from services.ingress.domain import (
     AcceptedMessage,
+    Idempotency,
     IngressKey,
     Integration,
     MappingPaths,
@@ -56,6 +57,8 @@ class RememberingDelivery:
         self.refusal: ServiceError | None = None
         self.batches: list[NewBatch] = []
         self.unknown_places: set[int] = set()
+        self.made_before: dict[tuple[str, Idempotency], AcceptedMessage] = {}
+        self.looked_for: list[Idempotency] = []
 
     async def submit(self, message: NewMessage) -> AcceptedMessage:
         self.submitted.append(message)
@@ -80,6 +83,10 @@ class RememberingDelivery:
                 )
                 outcomes.append(replace(accepted, **self.answer))
         return StoredBatch(id="bat_1", replayed=False, outcomes=tuple(outcomes))
+
+    async def find(self, integration: Integration, key: Idempotency) -> AcceptedMessage | None:
+        self.looked_for.append(key)
+        return self.made_before.get((integration.id, key))
 
     async def preview(self, message: NewMessage) -> Preview:
         self.previewed.append(message)

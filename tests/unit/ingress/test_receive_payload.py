@@ -12,11 +12,12 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from servicekit.errors import IdempotencyMismatchError, ServiceError, ValidationError
+from servicekit.errors import IdempotencyMismatchError, ServiceError, UnavailableError, ValidationError
 from servicekit.ids import new_secret
 from servicekit.sms_fitting import Overflow
 from services.ingress.domain import (
     MAX_BODY_BYTES,
+    AcceptedMessage,
     DedupeKey,
     DedupeRule,
     Idempotency,
@@ -415,6 +416,62 @@ async def test_passes_a_mismatch_on(receive: ReceivePayload, ingress_key: str, d
     refusal = await refusal_of(receive, ingress_key, Payload(body=GOOD))
 
     assert refusal.reason == "IDEMPOTENCY_MISMATCH"
+
+
+REFUSED = b'{"to":"+6581230000"}'
+
+
+async def test_answers_a_repeat_that_is_refused_by_now_with_the_first_message(
+    receive: ReceivePayload, ingress_key: str, integration: Integration, delivery: RememberingDelivery
+) -> None:
+    key = Idempotency(key="order-4821", request_sha256=hashlib.sha256(REFUSED).digest())
+    first = AcceptedMessage(id="msg_first", status="queued", to="+6581230000", text="x", ref="1", replayed=True)
+    delivery.made_before = {(integration.id, key): first}
+
+    accepted = await receive(
+        ingress_key=ingress_key, payload=Payload(body=REFUSED, headers={"idempotency-key": ("order-4821",)})
+    )
+
+    assert accepted == first
+    assert delivery.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "looked_for"),
+    [
+        pytest.param(REFUSED, {}, 0, id="without a key"),
+        pytest.param(REFUSED, {"idempotency-key": ("",)}, 0, id="with what is no key"),
+        pytest.param(REFUSED, {"idempotency-key": ("another",)}, 1, id="with a key that is new"),
+        pytest.param(GOOD, {"idempotency-key": ("another",)}, 0, id="with a payload that is accepted"),
+    ],
+)
+async def test_looks_for_the_first_message_only_for_who_is_refused_and_gave_a_key(
+    *,
+    receive: ReceivePayload,
+    ingress_key: str,
+    delivery: RememberingDelivery,
+    body: bytes,
+    headers: dict[str, tuple[str, ...]],
+    looked_for: int,
+) -> None:
+    payload = Payload(body=body, headers=headers)
+
+    if body == GOOD:
+        await receive(ingress_key=ingress_key, payload=payload)
+    else:
+        assert (await refusal_of(receive, ingress_key, payload)).reason == "MISSING_FIELDS"
+
+    assert len(delivery.looked_for) == looked_for
+
+
+async def test_does_not_look_for_the_first_message_where_delivery_is_not_to_be_had(
+    receive: ReceivePayload, ingress_key: str, delivery: RememberingDelivery
+) -> None:
+    delivery.refusal = UnavailableError("Delivery can not be reached just now. Send the request again.")
+    payload = Payload(body=GOOD, headers={"idempotency-key": ("order-4821",)})
+
+    assert await refusal_of(receive, ingress_key, payload) is delivery.refusal
+    assert delivery.looked_for == []
 
 
 RULE = DedupeRule(window_seconds=60, mode="annotate")

@@ -399,6 +399,64 @@ class SubmitBatchResponse(_message.Message):
 Global___SubmitBatchResponse: _TypeAlias = SubmitBatchResponse  # noqa: Y015
 
 @_typing.final
+class FindRequestRequest(_message.Message):
+    """FindRequestRequest names a request that may have come before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """tenant_id is the owner's `ten_` id, required."""
+    integration_id: _builtins.str
+    """integration_id is the `wkh_` id of the integration that it was posted to, required."""
+    @_builtins.property
+    def idempotency(self) -> Global___Idempotency:
+        """idempotency is the sender's own key for the request, required."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        integration_id: _builtins.str = ...,
+        idempotency: Global___Idempotency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idempotency", b"idempotency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency", b"idempotency", "integration_id", b"integration_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindRequestRequest: _TypeAlias = FindRequestRequest  # noqa: Y015
+
+@_typing.final
+class FindRequestResponse(_message.Message):
+    """FindRequestResponse is what became of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def accepted(self) -> Global___AcceptedMessage:
+        """accepted is the message that it made, as a repeat is answered. Unset when none is known, when it had another body, and
+        when it made a batch.
+        """
+
+    def __init__(
+        self,
+        *,
+        accepted: Global___AcceptedMessage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindRequestResponse: _TypeAlias = FindRequestResponse  # noqa: Y015
+
+@_typing.final
 class PreviewMessageRequest(_message.Message):
     """PreviewMessageRequest is a message that might be sent."""
 

@@ -45,6 +45,11 @@ class SubmissionServiceStub:
                 request_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchRequest.SerializeToString,
                 response_deserializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchResponse.FromString,
                 _registered_method=True)
+        self.FindRequest = channel.unary_unary(
+                '/textway.delivery.v1.SubmissionService/FindRequest',
+                request_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.FindRequestRequest.SerializeToString,
+                response_deserializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.FindRequestResponse.FromString,
+                _registered_method=True)
         self.PreviewMessage = channel.unary_unary(
                 '/textway.delivery.v1.SubmissionService/PreviewMessage',
                 request_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.PreviewMessageRequest.SerializeToString,
@@ -71,6 +76,13 @@ class SubmissionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindRequest(self, request, context):
+        """FindRequest returns the message that a request with this key and body made before, and stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PreviewMessage(self, request, context):
         """PreviewMessage tells what would become of a message, and stores nothing.
         """
@@ -90,6 +102,11 @@ def add_SubmissionServiceServicer_to_server(servicer, server):
                     servicer.SubmitBatch,
                     request_deserializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchRequest.FromString,
                     response_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchResponse.SerializeToString,
+            ),
+            'FindRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindRequest,
+                    request_deserializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.FindRequestRequest.FromString,
+                    response_serializer=textway_dot_delivery_dot_v1_dot_submission__service__pb2.FindRequestResponse.SerializeToString,
             ),
             'PreviewMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.PreviewMessage,
@@ -152,6 +169,33 @@ class SubmissionService:
             '/textway.delivery.v1.SubmissionService/SubmitBatch',
             textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchRequest.SerializeToString,
             textway_dot_delivery_dot_v1_dot_submission__service__pb2.SubmitBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/textway.delivery.v1.SubmissionService/FindRequest',
+            textway_dot_delivery_dot_v1_dot_submission__service__pb2.FindRequestRequest.SerializeToString,
+            textway_dot_delivery_dot_v1_dot_submission__service__pb2.FindRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

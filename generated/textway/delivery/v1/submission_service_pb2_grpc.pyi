@@ -39,6 +39,8 @@ class SubmissionServiceStub:
     """
     SubmitBatch: _grpc.UnaryUnaryMultiCallable[_submission_service_pb2.SubmitBatchRequest, _submission_service_pb2.SubmitBatchResponse]
     """SubmitBatch stores the messages that one request made, and answers when they are on disk: all together or none."""
+    FindRequest: _grpc.UnaryUnaryMultiCallable[_submission_service_pb2.FindRequestRequest, _submission_service_pb2.FindRequestResponse]
+    """FindRequest returns the message that a request with this key and body made before, and stores nothing."""
     PreviewMessage: _grpc.UnaryUnaryMultiCallable[_submission_service_pb2.PreviewMessageRequest, _submission_service_pb2.PreviewMessageResponse]
     """PreviewMessage tells what would become of a message, and stores nothing."""
 
@@ -53,6 +55,8 @@ class SubmissionServiceAsyncStub(SubmissionServiceStub):
     """
     SubmitBatch: _aio.UnaryUnaryMultiCallable[_submission_service_pb2.SubmitBatchRequest, _submission_service_pb2.SubmitBatchResponse]  # type: ignore[assignment]
     """SubmitBatch stores the messages that one request made, and answers when they are on disk: all together or none."""
+    FindRequest: _aio.UnaryUnaryMultiCallable[_submission_service_pb2.FindRequestRequest, _submission_service_pb2.FindRequestResponse]  # type: ignore[assignment]
+    """FindRequest returns the message that a request with this key and body made before, and stores nothing."""
     PreviewMessage: _aio.UnaryUnaryMultiCallable[_submission_service_pb2.PreviewMessageRequest, _submission_service_pb2.PreviewMessageResponse]  # type: ignore[assignment]
     """PreviewMessage tells what would become of a message, and stores nothing."""
 
@@ -76,6 +80,14 @@ class SubmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_submission_service_pb2.SubmitBatchResponse, _abc.Awaitable[_submission_service_pb2.SubmitBatchResponse]]:
         """SubmitBatch stores the messages that one request made, and answers when they are on disk: all together or none."""
+
+    @_abc_1.abstractmethod
+    def FindRequest(
+        self,
+        request: _submission_service_pb2.FindRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_submission_service_pb2.FindRequestResponse, _abc.Awaitable[_submission_service_pb2.FindRequestResponse]]:
+        """FindRequest returns the message that a request with this key and body made before, and stores nothing."""
 
     @_abc_1.abstractmethod
     def PreviewMessage(
