@@ -12,6 +12,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+_MAY_SIGN = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=True,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Authority:
     """Signs certificates; `trusting` is the context of a client that believes it."""
@@ -19,12 +31,7 @@ class Authority:
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
-        self.certificate = (
-            _builder(self._name, self._name, self._key, days=1)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
+        self.certificate = _authority_builder(self._name, self._key, self._name).sign(self._key, hashes.SHA256())
 
     def trusting(self) -> ssl.SSLContext:
         return ssl.create_default_context(cadata=_pem(self.certificate).decode())
@@ -51,8 +58,8 @@ class Authority:
         """Make another authority one below this, with a name of its own; return its new certificate."""
         other._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         return (
-            _builder(other._name, self._name, other._key, days=1)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            _authority_builder(other._name, other._key, self._name)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 
@@ -70,6 +77,18 @@ class Authority:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         return private, _pem(certificate)
+
+
+def _authority_builder(
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: x509.Name
+) -> x509.CertificateBuilder:
+    # All that RFC 5280 wants of an authority, which Python insists on from 3.13 on.
+    return (
+        _builder(subject, issuer, key, days=1)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_MAY_SIGN, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
 
 
 def _builder(

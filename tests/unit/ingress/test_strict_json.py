@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from services.ingress.errors import InvalidJsonError
 from services.ingress.strict_json import JsonNumber, decode, render
 
 BOM = b"\xef\xbb\xbf"
+# From 3.13 on Python tells where the comma is, and not what stands in the next value's place.
+TRAILING_COMMA = 2 if sys.version_info >= (3, 13) else 3
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_decodes_a_strict_document(body: bytes, document: object) -> None:
         (b'"a\x00b"', 2),
         (b'"a\nb"', 2),
         (b"{'a':1}", 1),
-        (b"[1,]", 3),
+        (b"[1,]", TRAILING_COMMA),
         (b"[01]", 2),
         (b"[+1]", 1),
         (b"[.5]", 1),
