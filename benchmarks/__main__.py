@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import click
 
-from benchmarks import campaign, databases, long_runs, machine, plot, profiles, report
+from benchmarks import campaign, databases, least, long_runs, machine, plot, profiles, report
 from benchmarks.long_runs import Finding
 from benchmarks.stage import Stage, staged
+from tests.fakes.postgres import PostgresServer
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 BULK_ITEMS: Final = 100
@@ -63,6 +64,24 @@ def bulk(engines: Sequence[str], repeats: int, seconds: float) -> None:
         items=BULK_ITEMS,
     )
     _run_and_report(plan, "bulk")
+
+
+@main.command("least")
+@engines_option
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--seconds", default=6.0, show_default=True, help="How long each load lasts.")
+def run_least(engines: Sequence[str], repeats: int, seconds: float) -> None:
+    """Measure the product beside the least that could be called it, and beside the ceiling."""
+    compared: list[least.Compared] = []
+    with databases.temporary_folder() as folder:
+        facts = machine.describe(folder)
+        with databases.running_postgres(folder, wanted=True) as server:
+            if not isinstance(server, PostgresServer):
+                raise click.ClickException(f"{databases.URL_SETTING} must be unset: the server's CPU is counted here")
+            for _ in range(repeats):
+                compared += least.compare(folder, server, _chosen(engines), seconds, click.echo)
+    path = _write(facts, "least", {"machine": asdict(facts), "compared": [asdict(each) for each in compared]})
+    click.echo(f"\n{least.text(compared)}\n\n{path}")
 
 
 @main.command()

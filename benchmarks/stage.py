@@ -20,8 +20,8 @@ from tests.fakes.postgres import PostgresServer
 OURS: Final = ("gateway", "integrations", "ingress", "delivery", "launcher")
 DRAINED_WITHIN_SECONDS: Final = 120.0
 # For what is still written down when the carrier has the last message.
-_SETTLE_SECONDS: Final = 0.5
-_NUMBERS_FOR_EACH_LOAD: Final = 500_000
+SETTLE_SECONDS: Final = 0.5
+NUMBERS_FOR_EACH_LOAD: Final = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Stage:
         self.product = shown
         self.sink = sink
         self._server_pid = server_pid
-        self._first_numbers = itertools.count(0, _NUMBERS_FOR_EACH_LOAD)
+        self._first_numbers = itertools.count(0, NUMBERS_FOR_EACH_LOAD)
 
     def load(self, *, connections: int, seconds: float, rate: float = 0.0, items: int = 1) -> Load:
         """Return a load for this product, with recipients that none before it had."""
@@ -93,7 +93,7 @@ class Stage:
         groups = self.groups()
         memory, proportional = processes.resident_mebibytes(groups), processes.proportional_mebibytes(groups)
         arrived = self.sink.wait_for(outcome.accepted, drain_seconds)
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(SETTLE_SECONDS)
         usage = Usage.between(before, processes.snapshot(self.groups()))
         sink_seconds = self.sink.stats()["cpu_seconds"] - sink_before
         delivered = int(arrived["distinct"])
