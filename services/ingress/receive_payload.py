@@ -28,7 +28,7 @@ from services.ingress.domain import (
     Refused,
     StoredBatch,
 )
-from services.ingress.errors import NothingToSendError, TenantInactiveError
+from services.ingress.errors import InvalidJsonError, NothingToSendError, TenantInactiveError
 from services.ingress.mapping import Trace
 from services.ingress.payload_items import MessageTrace
 from services.ingress.read_payload import (
@@ -127,9 +127,10 @@ class ReceivePayload:
     async def _first_of(self, integration: Integration, payload: Payload, refusal: ServiceError) -> AcceptedMessage:
         """Return the message of which a refused payload is the repeat, else raise the refusal.
 
-        The integration may have changed since then, and would not accept by now what it accepted.
+        The integration may have changed since then, and would not accept by now what it accepted. What is no JSON now
+        was none then either.
         """
-        if refusal.kind is Kind.UNAVAILABLE:
+        if refusal.kind is Kind.UNAVAILABLE or isinstance(refusal, InvalidJsonError):
             raise refusal
         try:
             key = idempotency_of(payload)

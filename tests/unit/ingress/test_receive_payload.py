@@ -464,6 +464,15 @@ async def test_looks_for_the_first_message_only_for_who_is_refused_and_gave_a_ke
     assert len(delivery.looked_for) == looked_for
 
 
+async def test_does_not_look_for_the_first_message_of_what_is_no_json(
+    receive: ReceivePayload, ingress_key: str, delivery: RememberingDelivery
+) -> None:
+    payload = Payload(body=GOOD[:-1], headers={"idempotency-key": ("order-4821",)})
+
+    assert (await refusal_of(receive, ingress_key, payload)).reason == "INVALID_JSON"
+    assert delivery.looked_for == []
+
+
 async def test_does_not_look_for_the_first_message_where_delivery_is_not_to_be_had(
     receive: ReceivePayload, ingress_key: str, delivery: RememberingDelivery
 ) -> None:
