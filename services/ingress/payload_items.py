@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from servicekit.errors import ServiceError
-from services.ingress.domain import NO_LIMIT, TextLimit
-from services.ingress.errors import MissingFieldsError, TooManyMessagesError
+from services.ingress.domain import MAX_ANSWERED_TEXT_BYTES, NO_LIMIT, TextLimit
+from services.ingress.errors import MissingFieldsError, TextsTooLargeError, TooManyMessagesError
 from services.ingress.mapping import FieldTrace, Mapping, RoomError, Trace, map_item
 from services.ingress.turns import MAX_AT_ONCE, Pause, no_pause
 
@@ -51,7 +53,10 @@ def is_large(mapping: Mapping, document: object) -> bool:
 async def map_payload(
     mapping: Mapping, document: object, limit: TextLimit = NO_LIMIT, *, max_messages: int, pause: Pause = no_pause
 ) -> PayloadTrace:
-    """Map each item of a strict JSON document. A payload of more than `max_messages` has none at all."""
+    """Map each item of a strict JSON document.
+
+    A payload of more than `max_messages`, or of texts whose answer could not be given, has no message at all.
+    """
     items = _items_of(mapping, document)
     if mapping.for_each and not items.values:
         error = MissingFieldsError(missing=["forEach"], tried={"forEach": [mapping.for_each.text]})
@@ -60,6 +65,8 @@ async def map_payload(
         messages = await _messages_of(mapping, items, limit, max_messages, pause)
     except RoomError:
         return PayloadTrace(for_each=items.trace, error=TooManyMessagesError(limit=max_messages))
+    if _are_too_large([message.trace.result_of("text") for message in messages if not message.trace.error]):
+        return PayloadTrace(for_each=items.trace, error=TextsTooLargeError(limit=MAX_ANSWERED_TEXT_BYTES))
     return PayloadTrace(messages=messages, is_batch=items.is_array or len(messages) > 1, for_each=items.trace)
 
 
@@ -75,6 +82,14 @@ async def _messages_of(
             messages.append(MessageTrace(index=place, trace=trace))
         await pause()
     return tuple(messages)
+
+
+def _are_too_large(texts: Sequence[str]) -> bool:
+    # No character takes more than six bytes.
+    if sum(map(len, texts)) * 6 <= MAX_ANSWERED_TEXT_BYTES:
+        return False
+    sizes = (len(json.dumps(text, ensure_ascii=False).encode()) * count for text, count in Counter(texts).items())
+    return sum(sizes) > MAX_ANSWERED_TEXT_BYTES
 
 
 def _items_of(mapping: Mapping, document: object) -> _Items:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -16,7 +14,6 @@ from servicekit.errors import UnavailableError
 from servicekit.json_paths import PathError
 from services.ingress import signatures
 from services.ingress.domain import (
-    MAX_ANSWERED_TEXT_BYTES,
     MAX_BODY_BYTES,
     DedupeKey,
     Idempotency,
@@ -25,7 +22,7 @@ from services.ingress.domain import (
     NewMessage,
     Payload,
 )
-from services.ingress.errors import PayloadTooLargeError, TextsTooLargeError, UnsupportedEncodingError
+from services.ingress.errors import PayloadTooLargeError, UnsupportedEncodingError
 from services.ingress.mapping import Mapping, Trace, compile_mapping
 from services.ingress.payload_items import MessageTrace, PayloadTrace, is_large, map_payload
 from services.ingress.strict_json import decode
@@ -119,20 +116,9 @@ def message_of(integration: Integration, trace: Trace, key: Idempotency | None =
 
 
 def batch_of(integration: Integration, good: Sequence[tuple[int, MessageTrace]], key: Idempotency | None) -> NewBatch:
-    """Return the batch of the messages that can be sent, each given with its place among all that the payload means.
-
-    Raises TextsTooLargeError when its answer could not be given.
-    """
-    messages = tuple(message_of(integration, message.trace) for _, message in good)
-    _refuse_large_texts(messages)
-    return NewBatch(messages=messages, places=tuple(place for place, _ in good), idempotency=key)
-
-
-def _refuse_large_texts(messages: Sequence[NewMessage]) -> None:
-    # No character takes more than six bytes.
-    if sum(len(message.text) for message in messages) * 6 <= MAX_ANSWERED_TEXT_BYTES:
-        return
-    copies = Counter(message.text for message in messages)
-    sizes = (len(json.dumps(text, ensure_ascii=False).encode()) * count for text, count in copies.items())
-    if sum(sizes) > MAX_ANSWERED_TEXT_BYTES:
-        raise TextsTooLargeError(limit=MAX_ANSWERED_TEXT_BYTES)
+    """Return the batch of the messages that can be sent, each given with its place among all that the payload means."""
+    return NewBatch(
+        messages=tuple(message_of(integration, message.trace) for _, message in good),
+        places=tuple(place for place, _ in good),
+        idempotency=key,
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from servicekit.errors import NotFoundError
 from servicekit.sms_fitting import Overflow, TextChange
-from services.ingress.domain import MAX_BODY_BYTES, Integration, OldSecret, Payload, TextLimit
+from services.ingress.domain import MAX_BODY_BYTES, Integration, MappingPaths, OldSecret, Payload, TextLimit
 from services.ingress.explain_payload import ExplainPayload
 from services.ingress.turns import Turns
 from tests.conftest import FixedClock
@@ -121,6 +121,23 @@ async def test_an_old_secret_makes_a_valid_signature_until_it_expires(
     explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=payload)
 
     assert explanation.signature == state
+
+
+async def test_texts_that_are_too_large_together_are_the_verdict(
+    integration: Integration, integrations: KnownIntegrations, delivery: RememberingDelivery, clock: FixedClock
+) -> None:
+    integrations.all.append(replace(integration, paths=MappingPaths(to="people[*]", text="text")))
+    explain = ExplainPayload(
+        integrations=integrations, previewer=delivery, clock=clock, max_messages=1_000, turns=Turns()
+    )
+    people = [f"+658123{number:04}" for number in range(1_000)]
+    body = json.dumps({"people": people, "text": "😀" * 1_600}).encode()
+
+    explanation = await explain(tenant_id="ten_mine", integration_id=integration.id, payload=Payload(body=body))
+
+    assert (explanation.verdict, explanation.batch) == ("payload_too_large", ())
+    assert explanation.sentence.startswith("The texts of all messages are larger than 2097152 bytes together.")
+    assert delivery.previewed == []
 
 
 async def test_knows_no_integration_of_another_tenant(explain: ExplainPayload, integration: Integration) -> None:
