@@ -50,11 +50,12 @@ class Mapping:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldTrace:
-    """One path: how much it found, the first value of that, and what became of it."""
+    """One path: how much it found, one value of that, at which place, and what became of it."""
 
     field: str
     path: str
     matches: int
+    place: int = 0
     found: object = None
     result: str | None = None
     problem: str | None = None
@@ -73,6 +74,11 @@ class Trace:
 
     fields: tuple[FieldTrace, ...] = ()
     error: ServiceError | None = None
+
+    @property
+    def recipient_place(self) -> int:
+        """The place of its recipient among all that the path to recipients found."""
+        return next((trace.place for trace in self.fields if trace.field == "to"), 0)
 
     def result_of(self, field: str) -> str:
         """Return what a field became; empty when it became nothing."""
@@ -145,15 +151,22 @@ async def _map_recipients(mapping: Mapping, document: object, room: int, pause: 
         raise RoomError
     if len(values) <= 1:
         return [_map_recipient(mapping, values, len(values))]
-    different = {value if isinstance(value, str) else (repr(value),): value for value in reversed(values)}
-    if len(different) > room:
-        raise RoomError
     traces: dict[object, FieldTrace] = {}
-    for identity, value in reversed(different.items()):
-        trace = _map_recipient(mapping, [value], len(values))
+    for identity, place in _first_places(values, room).items():
+        trace = replace(_map_recipient(mapping, [values[place]], len(values)), place=place)
         traces.setdefault(trace.result or (identity,), trace)
         await pause()
     return list(traces.values())
+
+
+def _first_places(values: list[object], room: int) -> dict[object, int]:
+    """Return the different values, each with the first place at which it stands, in their order."""
+    places: dict[object, int] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value if isinstance(value, str) else (repr(value),), place)
+    if len(places) > room:
+        raise RoomError
+    return places
 
 
 def _map_recipient(mapping: Mapping, values: list[object], matches: int) -> FieldTrace:

@@ -16,7 +16,7 @@ from services.ingress.turns import MAX_AT_ONCE, Pause, no_pause
 
 @dataclass(frozen=True, kw_only=True)
 class MessageTrace:
-    """What was tried for one message, and the place of its item in the payload."""
+    """What was tried for one message, and the place of its item in the payload; without items, of its number."""
 
     index: int
     trace: Trace
@@ -78,7 +78,7 @@ async def _messages_of(
     messages: list[MessageTrace] = []
     for index, value in enumerate(items.values):
         for trace in await map_item(mapping, value, limit, room=max_messages - len(messages), pause=pause):
-            place = index if items.is_array else len(messages)
+            place = index if items.is_array else trace.recipient_place
             messages.append(MessageTrace(index=place, trace=trace))
         await pause()
     return tuple(messages)

@@ -125,12 +125,14 @@ def test_a_payload_without_items_is_refused_and_says_where_they_were_looked_for(
         ([A, B], [(0, A), (1, B)]),
         ([A, A], [(0, A)]),
         ([A, "+65 8123 0000", "8123 0000", 81230000], [(0, A)]),
-        ([A, "8123 0000", B, A], [(0, A), (1, B)]),
+        ([A, "8123 0000", B, A], [(0, A), (2, B)]),
+        ([A, B, A, C, B], [(0, A), (1, B), (3, C)]),
+        ([A, A, None, "8123 0000", "none"], [(0, A), (2, "MISSING_FIELDS"), (4, "INVALID_RECIPIENT")]),
         (["none", A], [(0, "INVALID_RECIPIENT"), (1, A)]),
         (["none", "none"], [(0, "INVALID_RECIPIENT")]),
         ([None, None], [(0, "MISSING_FIELDS")]),
         ([None, A, " "], [(0, "MISSING_FIELDS"), (1, A), (2, "MISSING_FIELDS")]),
-        ([True, {"a": 1}, {"a": 1}, A], [(0, "INVALID_RECIPIENT"), (1, "INVALID_RECIPIENT"), (2, A)]),
+        ([True, {"a": 1}, {"a": 1}, A], [(0, "INVALID_RECIPIENT"), (1, "INVALID_RECIPIENT"), (3, A)]),
     ],
 )
 def test_each_different_number_is_a_message_with_the_same_words(phones: object, items: list[tuple[int, str]]) -> None:
