@@ -74,11 +74,11 @@ _TAGS: Final = "".join(map(chr, range(0xE0020, 0xE0080)))
 def fit(text: str, *, max_segments: int, max_characters: int, on_overflow: Overflow) -> Fitted:
     """Return a text that takes at most so many parts (0: any number), the same one if it does already.
 
-    `max_characters` is a limit beside, for what is cut or changed too. Raises DoesNotFitError when the text takes more
-    and `on_overflow` says `reject`, or can not help: there are only blanks before the cut, or some character has no
-    likeness in GSM-7, or the likeness is too long too.
+    `max_characters` is a limit beside, for what is cut or changed too. Raises DoesNotFitError when the text has more of
+    either and `on_overflow` says `reject`, or can not help: there are only blanks before the cut, or some character has
+    no likeness in GSM-7, or the likeness is too long too.
     """
-    if not max_segments or (len(text) <= max_characters and measure(text).segments <= max_segments):
+    if _fits(text, max_segments, max_characters):
         return Fitted(text=text)
     if on_overflow is Overflow.TRUNCATE:
         cut = truncated(text, max_segments=max_segments, max_characters=max_characters)
@@ -86,19 +86,25 @@ def fit(text: str, *, max_segments: int, max_characters: int, on_overflow: Overf
             return Fitted(text=cut, change=TextChange.TRUNCATED)
     elif on_overflow is Overflow.TRANSLITERATE:
         plain = transliterated(text)
-        if is_gsm7(plain) and len(plain) <= max_characters and measure(plain).segments <= max_segments:
+        if is_gsm7(plain) and _fits(plain, max_segments, max_characters):
             return Fitted(text=plain, change=TextChange.TRANSLITERATED)
     raise DoesNotFitError(segments=measure(text).segments, limit=max_segments)
 
 
+def _fits(text: str, max_segments: int, max_characters: int) -> bool:
+    return len(text) <= max_characters and (not max_segments or measure(text).segments <= max_segments)
+
+
 def truncated(text: str, *, max_segments: int, max_characters: int) -> str:
-    """Return the longest beginning of a text that takes so many parts, without the blanks at its end.
+    """Return the longest beginning of a text that takes so many parts (0: any number), without the blanks at its end.
 
     It ends where a person sees a character end. Nothing is added: dots would take the place of words.
     """
-    # One character more never takes fewer parts, since UCS-2 holds less of any text than GSM-7 does.
-    ends = range(min(len(text), max_characters, max_segments * GSM7_ALONE) + 1)
-    end = bisect_right(ends, max_segments, key=lambda end: measure(text[:end]).segments) - 1
+    end = min(len(text), max_characters)
+    if max_segments:
+        # One character more never takes fewer parts, since UCS-2 holds less of any text than GSM-7 does.
+        ends = range(min(end, max_segments * GSM7_ALONE) + 1)
+        end = bisect_right(ends, max_segments, key=lambda end: measure(text[:end]).segments) - 1
     whole = next((place for place in range(end, 0, -1) if _may_end_at(text, place)), end)
     return text[:whole].rstrip()
 

@@ -62,7 +62,7 @@ class TextLimit:
     @property
     def truncates(self) -> bool:
         """Whether a text that is too long is cut, however long it is."""
-        return self.max_segments > 0 and self.on_overflow is Overflow.TRUNCATE
+        return self.on_overflow is Overflow.TRUNCATE
 
 
 NO_LIMIT: Final = TextLimit()

@@ -199,10 +199,8 @@ def _map_text(path: CompiledPath, document: object, limit: TextLimit) -> FieldTr
         return _missing(look)
     if not isinstance(look.found, str):
         return _wrong_type(look)
-    length = len(look.found)
-    if length > MAX_TEXT_LENGTH and not limit.truncates:
-        error = TextTooLongError(limit=MAX_TEXT_LENGTH, length=length)
-        return _refused(look, f"it has {length} characters, at most {MAX_TEXT_LENGTH} can be sent", error)
+    if len(look.found) > MAX_TEXT_LENGTH and not limit.truncates:
+        return _too_many_characters(look, len(look.found))
     try:
         fitted = fit(
             str(look.found),
@@ -211,8 +209,15 @@ def _map_text(path: CompiledPath, document: object, limit: TextLimit) -> FieldTr
             on_overflow=limit.on_overflow,
         )
     except DoesNotFitError as error:
+        if not limit.max_segments:
+            return _too_many_characters(look, len(look.found))
         return _refused(look, str(error), TooManySegmentsError(limit=error.limit, segments=error.segments))
     return _became(look, fitted.text, fitted.change)
+
+
+def _too_many_characters(look: _Look, length: int) -> FieldTrace:
+    error = TextTooLongError(limit=MAX_TEXT_LENGTH, length=length)
+    return _refused(look, f"it has {length} characters, at most {MAX_TEXT_LENGTH} can be sent", error)
 
 
 def _map_ref(path: CompiledPath, document: object) -> FieldTrace:

@@ -169,6 +169,8 @@ def test_tells_what_is_wrong_with_text_and_reference(document: object, reason: s
         ("x" * 5000, TextLimit(max_segments=20, on_overflow=Overflow.TRUNCATE), "x" * 1600, TextChange.TRUNCATED),
         ("“x” " * 25, TextLimit(max_segments=1, on_overflow=Overflow.TRANSLITERATE), '"x" ' * 25, "transliterated"),
         ("“x”", TextLimit(max_segments=1, on_overflow=Overflow.TRANSLITERATE), "“x”", None),
+        ("“x” " * 500, TextLimit(on_overflow=Overflow.TRUNCATE), ("“x” " * 400).rstrip(), "truncated"),
+        ("x" * 1600, TextLimit(on_overflow=Overflow.TRUNCATE), "x" * 1600, None),
     ],
 )
 def test_makes_a_text_fit_and_says_what_was_done(
@@ -191,8 +193,13 @@ def test_makes_a_text_fit_and_says_what_was_done(
         ),
         ("x" * 1601, TextLimit(max_segments=20), {"limit": 1600, "length": 1601, "unit": "characters"}),
         (
-            "x" * 1601,
-            TextLimit(max_segments=0, on_overflow=Overflow.TRUNCATE),
+            " " * 1600 + "x",
+            TextLimit(on_overflow=Overflow.TRUNCATE),
+            {"limit": 1600, "length": 1601, "unit": "characters"},
+        ),
+        (
+            "“" * 1601,
+            TextLimit(on_overflow=Overflow.TRANSLITERATE),
             {"limit": 1600, "length": 1601, "unit": "characters"},
         ),
     ],

@@ -76,6 +76,8 @@ def test_cuts_where_a_person_sees_a_character_end(text, max_segments, kept):
 def test_cuts_at_the_limit_of_characters_too():
     assert cut("a" * 2000, max_segments=20) == "a" * 1600
     assert fitted("a" * 1700, 20, Overflow.TRUNCATE).change is TextChange.TRUNCATED
+    assert fitted("ж" * 1700, 0, Overflow.TRUNCATE) == Fitted(text="ж" * 1600, change=TextChange.TRUNCATED)
+    assert fitted("ж" * 1599 + WAVE, 0, Overflow.TRUNCATE).text == "ж" * 1599
 
 
 @given(
