@@ -30,6 +30,8 @@ from services.ingress.turns import Turns, pauses
 
 # Only a change of the integration or of Textway itself mends a broken mapping, so there is no hurry.
 BROKEN_MAPPING_RETRY_SECONDS: Final = 60
+# Many senders, whose owners can not change that, name the character set where a compression is meant.
+_NOT_COMPRESSED: Final = frozenset(("", "identity", "utf-8", "utf8"))
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +39,7 @@ log = structlog.get_logger(__name__)
 def refuse_unreadable(payload: Payload) -> None:
     """Raise UnsupportedEncodingError for a compressed body and PayloadTooLargeError for one of too many bytes."""
     encodings = payload.header("content-encoding")
-    if any(value.strip().lower() not in ("", "identity") for value in encodings):
+    if any(value.strip().lower() not in _NOT_COMPRESSED for value in encodings):
         raise UnsupportedEncodingError
     if len(payload.body) > MAX_BODY_BYTES:
         raise PayloadTooLargeError(limit=MAX_BODY_BYTES)

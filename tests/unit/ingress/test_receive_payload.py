@@ -148,8 +148,11 @@ async def test_never_inflates_a_body(
     assert delivery.submitted == []
 
 
-async def test_takes_a_body_that_says_it_is_not_encoded(receive: ReceivePayload, ingress_key: str) -> None:
-    payload = Payload(body=GOOD, headers={"content-encoding": ("Identity",)})
+@pytest.mark.parametrize("encoding", ["Identity", "UTF-8", "utf8", ""])
+async def test_takes_a_body_whose_encoding_compresses_nothing(
+    receive: ReceivePayload, ingress_key: str, encoding: str
+) -> None:
+    payload = Payload(body=GOOD, headers={"content-encoding": (encoding,)})
 
     accepted = await receive(ingress_key=ingress_key, payload=payload)
 
