@@ -212,7 +212,7 @@ def _map_text(path: CompiledPath, document: object, limit: TextLimit) -> FieldTr
         if not limit.max_segments:
             return _too_many_characters(look, len(look.found))
         return _refused(look, str(error), TooManySegmentsError(limit=error.limit, segments=error.segments))
-    return _became(look, fitted.text, fitted.change)
+    return _became(look, fitted.text, text_changed=fitted.change, problem=_passed_over(look))
 
 
 def _too_many_characters(look: _Look, length: int) -> FieldTrace:
@@ -224,13 +224,18 @@ def _map_ref(path: CompiledPath, document: object) -> FieldTrace:
     values = path.find(document)
     look = _look("ref", path, values)
     if look.found is None:
-        return FieldTrace(field="ref", path=path.text, matches=len(values))
+        return FieldTrace(field="ref", path=path.text, matches=len(values), problem=_passed_over(look))
     if not isinstance(look.found, str):
         return _wrong_type(look)
     if len(look.found) > MAX_REF_CHARACTERS:
         problem = f"it has {len(look.found)} characters, at most {MAX_REF_CHARACTERS} are kept"
         return _refused(look, problem, ValidationError([Issue(path=path.text, message=f"The reference: {problem}.")]))
-    return _became(look, str(look.found))
+    return _became(look, str(look.found), problem=_passed_over(look))
+
+
+def _passed_over(look: _Look) -> str | None:
+    """Return what is odd about a path that finds more than is used: each recipient may be meant to get its own."""
+    return f"it finds {look.matches} values, of which only the first is taken" if look.matches > 1 else None
 
 
 def _map_dedupe(path: CompiledPath, document: object) -> FieldTrace:
@@ -295,13 +300,16 @@ def _kind_of(value: object) -> str:
     return "an object" if isinstance(value, dict) else "an array"
 
 
-def _became(look: _Look, result: str, text_changed: TextChange | None = None) -> FieldTrace:
+def _became(
+    look: _Look, result: str, *, text_changed: TextChange | None = None, problem: str | None = None
+) -> FieldTrace:
     return FieldTrace(
         field=look.field,
         path=look.path,
         matches=look.matches,
         found=look.found,
         result=result,
+        problem=problem,
         text_changed=text_changed,
     )
 

@@ -222,6 +222,15 @@ def test_takes_the_first_match_for_text_and_reference() -> None:
     assert [field.matches for field in trace.fields] == [1, 2, 2]
 
 
+def test_says_that_others_than_the_first_match_are_passed_over() -> None:
+    two = mapped({"people": [{"phone": NUMBER}], "lines": ["first", "second"], "refs": ["a", None]}, SEVERAL)
+    one = mapped({"people": [{"phone": NUMBER}, {"phone": NUMBER}], "lines": ["first"], "refs": []}, SEVERAL)
+
+    said = "it finds 2 values, of which only the first is taken"
+    assert [field.problem for field in two.fields] == [None, said, said]
+    assert [field.problem for field in one.fields] == [None, None, None]
+
+
 def test_takes_one_recipient_that_is_found_twice() -> None:
     trace = mapped({"people": [{"phone": NUMBER}, {"phone": NUMBER}], "lines": ["x"]}, SEVERAL)
 

@@ -278,7 +278,7 @@ class ExplainedField(_message.Message):
     result: _builtins.str
     """result is what the value became; unset when it became nothing."""
     problem: _builtins.str
-    """problem says in one sentence why the value can not be used; unset when it can."""
+    """problem says in one sentence why the value can not be used, or that others are passed over; else unset."""
     def __init__(
         self,
         *,
