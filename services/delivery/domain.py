@@ -278,11 +278,11 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What a person decided about a message that was held."""
+    """How a message that was held was settled: by what a person decided, or by a late receipt."""
 
     held_at: datetime
     at: datetime
-    resolution: Resolution
+    resolution: Resolution | None  # None for a receipt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,6 +183,11 @@ def message_after_receipt(message_id: str, receipt: Receipt, status: Status) -> 
     )
 
 
+def settled_by_receipt(message_id: str, held_at_ms: int, receipt: Receipt) -> tuple[Any, ...]:
+    """Return the row of a held message that a receipt settles, its values in the order of the table's columns."""
+    return shard_of(message_id), message_id, to_milliseconds(receipt.received_at), held_at_ms, ""
+
+
 def failure_columns(failure: Failure | None) -> dict[str, str]:
     """Return the two columns of a failure, empty for none."""
     reason, code = _failure_values(failure)
@@ -293,11 +298,11 @@ def reply(row: Row[Any]) -> Reply:
 
 
 def resolved(row: Row[Any]) -> Resolved:
-    """Return the decision of a row."""
+    """Return how a held message was settled."""
     return Resolved(
         held_at=from_milliseconds(row.held_at_ms),
         at=from_milliseconds(row.resolved_at_ms),
-        resolution=Resolution(row.resolution),
+        resolution=Resolution(row.resolution) if row.resolution else None,
     )
 
 

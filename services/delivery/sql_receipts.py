@@ -18,7 +18,7 @@ from services.delivery.receipt_rules import OVER, Place, Standing, after_receipt
 from services.delivery.sql_opt_outs import Refused
 from services.delivery.sql_statements import LEAVE_QUEUE, UPDATE_MESSAGE, shards_of
 from services.delivery.store import ReceiptResult
-from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS
+from services.delivery.tables import ATTEMPTS, MESSAGES, PARTS, RECEIPTS, RESOLUTIONS
 
 _MOVE_MESSAGE: Final = HotStatement(
     UPDATE_MESSAGE.values(
@@ -56,7 +56,7 @@ _BY_ID: Final = HotStatement(
     ("carrier", "ids"),
 )
 _LOCK_MESSAGES: Final = HotStatement(
-    select(MESSAGES.c.id, MESSAGES.c.status, MESSAGES.c.segments)
+    select(MESSAGES.c.id, MESSAGES.c.status, MESSAGES.c.segments, MESSAGES.c.updated_at_ms)
     .where(one_of(MESSAGES.c.shard, "shards"), one_of(MESSAGES.c.id, "ids"))
     .order_by(MESSAGES.c.id)
     .with_for_update(),
@@ -85,6 +85,7 @@ _RECEIPTS_OF: Final = HotStatement(
     ("shards", "ids"),
 )
 _RECORD: Final = inserting(RECEIPTS)
+_SETTLE_HELD: Final = inserting(RESOLUTIONS)
 
 # What carriers' own ids stand for, by carrier and id, as far as that is on disk.
 PlacesById = dict[tuple[str, str], list[Place]]
@@ -104,6 +105,7 @@ class Known:
 
     status: Status
     is_long: bool  # so that a carrier may take it in parts
+    updated_at_ms: int  # of one that is held, when that began
     attempts: Mapping[int, KnownAttempt]  # by number
 
     @property
@@ -219,8 +221,10 @@ async def _known_messages(connection: Connection, message_ids: Sequence[str]) ->
     for message_id, number, carrier, outcome, carrier_id in await _ATTEMPTS_OF.rows(connection, *theirs):
         attempts[message_id][number] = KnownAttempt(carrier, Outcome(outcome), carrier_id)
     return {
-        message_id: Known(status=Status(status), is_long=segments > 1, attempts=attempts[message_id])
-        for message_id, status, segments in messages
+        message_id: Known(
+            status=Status(status), is_long=segments > 1, updated_at_ms=updated_at_ms, attempts=attempts[message_id]
+        )
+        for message_id, status, segments, updated_at_ms in messages
     }
 
 
@@ -274,6 +278,7 @@ async def _move(connection: Connection, told: Sequence[Placed], known: Mapping[s
     }
     parts: list[tuple[Any, ...]] = []
     messages: list[tuple[Any, ...]] = []
+    settled: list[tuple[Any, ...]] = []
     for receipt, place, attempt in told:
         message_id = place.message_id
         before = standings[message_id]
@@ -284,8 +289,11 @@ async def _move(connection: Connection, told: Sequence[Placed], known: Mapping[s
             parts.append((shard_of(message_id), message_id, attempt, place.part, status.value))
         if after.status is not before.status:
             messages.append(rows.message_after_receipt(message_id, receipt, after.status))
+            if before.status is Status.UNKNOWN:
+                settled.append(rows.settled_by_receipt(message_id, known[message_id].updated_at_ms, receipt))
     await _MOVE_PART.each(connection, parts)
     await _MOVE_MESSAGE.each(connection, messages)
+    await _SETTLE_HELD.each(connection, settled)
     # Also `sent`: the carrier has it, so whatever was still to be done must not send it again.
     await LEAVE_QUEUE.each(connection, [(shard, message_id) for shard, message_id, *_ in messages])
     return [message_id for _, message_id, *_ in messages]

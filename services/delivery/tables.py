@@ -272,7 +272,7 @@ class SenderRow(SQLModel, table=True):
 
 
 class ResolutionRow(SQLModel, table=True):
-    """What a person decided about a message that was held."""
+    """How a message that was held was settled."""
 
     __tablename__ = "delivery_resolutions"
 
@@ -280,7 +280,7 @@ class ResolutionRow(SQLModel, table=True):
     message_id: str = Field(primary_key=True, sa_type=Text)
     resolved_at_ms: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
     held_at_ms: int = Field(sa_type=BigInteger)
-    resolution: str = Field(sa_type=Text)
+    resolution: str = Field(sa_type=Text)  # what a person decided; empty when a receipt came
 
 
 # The same tables for Core statements, which is what rows in thousands need.

@@ -16,7 +16,6 @@ from services.delivery.domain import (
     RecordedReceipt,
     Reply,
     Resolution,
-    Resolved,
     Status,
 )
 from services.delivery.webhooks import DestinationKind, WebhookAttempt, WebhookLog, WebhookStatus
@@ -46,7 +45,9 @@ def timeline(history: History, webhooks: Sequence[WebhookLog] = ()) -> list[Step
     for attempt in history.attempts:
         steps.extend(_attempt_steps(attempt))
     for resolved in history.resolved:
-        steps.extend((_held_step(resolved.held_at), _resolved_step(resolved)))
+        steps.append(_held_step(resolved.held_at))
+        if resolved.resolution:
+            steps.append(_resolved_step(resolved.at, resolved.resolution))
     if message.status is Status.UNKNOWN:
         steps.append(_held_step(message.updated_at))
     steps.extend(_receipt_step(receipt, history.attempts) for receipt in history.receipts)
@@ -105,13 +106,8 @@ def _held_step(at: datetime) -> Step:
     return Step(at=at, event="held", status=Status.UNKNOWN, detail=detail)
 
 
-def _resolved_step(resolved: Resolved) -> Step:
-    return Step(
-        at=resolved.at,
-        event="resolved",
-        status=RESOLVED_STATUS[resolved.resolution],
-        detail=_DECIDED[resolved.resolution],
-    )
+def _resolved_step(at: datetime, resolution: Resolution) -> Step:
+    return Step(at=at, event="resolved", status=RESOLVED_STATUS[resolution], detail=_DECIDED[resolution])
 
 
 _DECIDED = {

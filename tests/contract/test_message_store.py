@@ -28,6 +28,7 @@ from services.delivery.domain import (
     Priority,
     Receipt,
     Resolution,
+    Resolved,
     Status,
 )
 from services.delivery.sql_store import SqlMessageStore
@@ -768,15 +769,18 @@ async def test_settles_a_held_message_as_the_operator_decides(store, resolution,
         assert resolved.on_unknown is OnUnknown.RESEND
 
 
-async def test_lets_a_receipt_settle_a_held_message(store):
+async def test_lets_a_receipt_settle_a_held_message_and_remembers_that_it_was_held(store):
     message = new_message()
     await store.add([message])
     (attempt,) = await claim(store)
     await store.finish([finished(attempt, outcome=Outcome.UNKNOWN, status=Status.UNKNOWN)])
+    held, later = await store.get(TENANT, message.id), NOW + timedelta(hours=1)
 
-    await store.apply_receipts([receipt(message.id)])
+    await store.apply_receipts([replace(receipt(message.id), received_at=later)] * 2)
 
     assert (await store.get(TENANT, message.id)).status is Status.DELIVERED
+    history = await store.history(TENANT, message.id)
+    assert history.resolved == (Resolved(held_at=held.updated_at, at=later, resolution=None),)
 
 
 async def test_removes_old_finished_messages_in_steps_and_nothing_else(store):

@@ -113,6 +113,18 @@ def test_remembers_that_a_message_was_held_once_it_has_been_resolved(resolution,
     assert steps[-1].detail.startswith(f"resolved as {resolution.value}: ")
 
 
+def test_remembers_that_a_message_was_held_once_a_late_receipt_has_settled_it():
+    history = history_of((attempt(1, 0, 2, Outcome.UNKNOWN),), receipt(seconds=60))
+
+    steps = timeline(replace(history, resolved=(Resolved(held_at=at(3), at=at(60), resolution=None),)))
+
+    assert [(step.event, step.at) for step in steps[2:]] == [
+        ("attempt_finished", at(2)),
+        ("held", at(3)),
+        ("receipt", at(60)),
+    ]
+
+
 def test_ends_with_the_cancellation_of_a_canceled_message():
     message = replace(MESSAGE, status=Status.CANCELED, updated_at=at(1))
 
