@@ -44,7 +44,8 @@ class ReplyStore(Protocol):
         number, and nobody's if several have, or none.
 
         STOP binds at once: once this has returned, no attempt from that number to that person is committed as started,
-        in whatever process, save of messages that are sent despite it. START lifts that. `window_of` and `announce` run
+        in whatever process, save of messages that are sent despite it; nor one for which a carrier chooses the number,
+        unless that number is known as another carrier's. START lifts that. `window_of` and `announce` run
         inside the transaction, so they must be quick.
         """
 

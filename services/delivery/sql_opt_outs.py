@@ -8,7 +8,8 @@ binds waits for nothing more once it has the lock, so that nobody waits in a cir
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -20,10 +21,10 @@ from servicekit.ids import new_id
 from servicekit.paging import PageRequest
 from services.delivery import reply_rows
 from services.delivery.domain import Failure, FailureReason, Status
-from services.delivery.replies import OptOut, OptOutSource, comparable_number
+from services.delivery.replies import OptOut, OptOutSource, comparable_number, spellings
 from services.delivery.sql_statements import insert_ignoring, newest_first, shards_of
 from services.delivery.store import Begin, Decision, DueMessage, Finish
-from services.delivery.tables import ATTEMPTS, MESSAGES, OPT_OUTS
+from services.delivery.tables import ATTEMPTS, MESSAGES, OPT_OUTS, SENDERS
 
 # In conflict with itself and with the lock of `SELECT ... FOR SHARE`, and not with plain reads.
 _LOCK: Final = text("LOCK TABLE delivery_opt_outs IN EXCLUSIVE MODE")
@@ -53,13 +54,33 @@ async def suppress(
     if not recipients:
         return list(plan)
     # PostgreSQL locks the table before it takes the statement's snapshot; SQLite has one writer at a time.
-    bound = {(theirs, ours) for theirs, ours in await _BOUND.rows(connection, sorted(recipients))}
-    if not bound:
+    found = await _BOUND.rows(connection, sorted(recipients))
+    if not found:
         return list(plan)
+    bound: dict[str, set[str]] = defaultdict(set)
+    for theirs, ours in found:
+        bound[theirs].add(ours)
+    unnamed = {entry.message.to for entry, decision in plan if isinstance(decision, Begin) and not decision.sender}
+    numbers = {ours for theirs, ours in found if theirs in unnamed and _is_number(ours)}
+    carriers = await _carriers_of(connection, numbers) if numbers else {}
     return [
-        (entry, _SUPPRESSED if isinstance(decision, Begin) and _is_bound(entry, decision, bound) else decision)
+        (
+            entry,
+            _SUPPRESSED if isinstance(decision, Begin) and _is_bound(entry, decision, bound, carriers) else decision,
+        )
         for entry, decision in plan
     ]
+
+
+async def _carriers_of(connection: Connection, numbers: set[str]) -> dict[str, set[str]]:
+    """Return each of these numbers of ours with the carriers by which somebody has sent from it."""
+    carriers: dict[str, set[str]] = {number: set() for number in numbers}
+    written = sorted(spelling for number in numbers for spelling in spellings(number))
+    for sender, carrier in await connection.execute(
+        select(SENDERS.c.sender, SENDERS.c.carrier).where(SENDERS.c.sender.in_(written))
+    ):
+        carriers[comparable_number(sender)].add(carrier)
+    return carriers
 
 
 async def lock(connection: Connection) -> None:
@@ -156,5 +177,17 @@ async def remove(connection: Connection, tenant_id: str, opt_out_id: str) -> boo
     return removed.rowcount > 0
 
 
-def _is_bound(entry: DueMessage, begin: Begin, bound: set[tuple[str, str]]) -> bool:
-    return not entry.message.despite_opt_out and (entry.message.to, comparable_number(begin.sender)) in bound
+def _is_number(ours: str) -> bool:
+    return ours.isascii() and ours.removeprefix("+").isdecimal()
+
+
+def _is_bound(entry: DueMessage, begin: Begin, bound: Mapping[str, set[str]], carriers: Mapping[str, set[str]]) -> bool:
+    ours = bound.get(entry.message.to, set())
+    if entry.message.despite_opt_out:
+        return False
+    if begin.sender:
+        return comparable_number(begin.sender) in ours
+    # The carrier may choose any number but one that is known as another carrier's.
+    return "" in ours or any(
+        not carriers[number] or begin.carrier in carriers[number] for number in ours if _is_number(number)
+    )

@@ -509,13 +509,55 @@ async def test_lifts_what_a_word_to_the_same_number_has_bound_though_somebody_ha
     assert len(await stores.send(new_message(**soon), sender="", carrier="pool", at=at)) == 1
 
 
-async def test_an_opt_out_from_a_named_number_leaves_the_unnamed_sender_alone(stores):
+async def test_an_opt_out_from_a_number_that_somebody_has_named_binds_the_unnamed_sender_of_its_carrier_too(stores):
     await stores.send(new_message(tenant_id="ten_other", to="+6590000001"), sender="", carrier="pool")
     await stores.send(new_message(), sender=OUR_OTHER, carrier="pool")
 
     await stores.add(said("STOP", carrier="pool", recipient=OUR_OTHER))
 
-    assert len(await stores.send(new_message(tenant_id="ten_other"), sender="", carrier="pool", at=LATER)) == 1
+    # The carrier may choose that very number.
+    assert await stores.send(new_message(tenant_id="ten_other"), sender="", carrier="pool", at=LATER) == []
+    await stores.add(said("START", carrier="pool", recipient=OUR_OTHER))
+    assert len(await stores.send(new_message(), sender="", carrier="pool", at=LATER)) == 1
+
+
+async def test_an_opt_out_from_another_carriers_number_leaves_the_unnamed_sender_alone(stores):
+    await stores.send(new_message(), sender="", carrier="pool")
+    await stores.send(new_message(), sender=OUR_OTHER)
+
+    await stores.add(said("STOP", recipient=OUR_OTHER))
+
+    assert len(await stores.send(new_message(), sender="", carrier="pool", at=LATER)) == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_word_to_one_number_of_a_pool_does_not_lift_what_was_said_to_another(stores, named):
+    await stores.send(new_message(), sender="", carrier="pool")
+    if named:
+        await stores.send(new_message(to="+6590000001"), sender=OURS, carrier="pool")
+    await stores.add(said("STOP", carrier="pool"))
+    await stores.add(said("STOP", carrier="pool", recipient=OUR_OTHER))
+
+    await stores.add(said("START", carrier="pool", recipient=OUR_OTHER))
+    assert await stores.send(new_message(), sender="", carrier="pool", at=LATER) == []
+    assert len(await stores.send(new_message(), sender=OUR_OTHER, carrier="pool", at=LATER)) == 1
+
+    answer = await stores.add(said("YES", carrier="pool", recipient=OUR_OTHER))
+    assert answer.reply.keyword == ""
+    await stores.add(said("START", carrier="pool"))
+    assert len(await stores.send(new_message(), sender="", carrier="pool", at=LATER)) == 1
+
+
+async def test_an_opt_out_from_another_carriers_number_does_not_keep_a_pool_from_being_started_again(stores):
+    await stores.send(new_message(), sender="", carrier="pool")
+    await stores.send(new_message(), sender=OUR_OTHER)
+    await stores.add(said("STOP", recipient=OUR_OTHER))
+    await stores.add(said("STOP", carrier="pool"))
+
+    await stores.add(said("START", carrier="pool"))
+
+    assert len(await stores.send(new_message(), sender="", carrier="pool", at=LATER)) == 1
+    assert await stores.send(new_message(), sender=OUR_OTHER, at=LATER) == []
 
 
 async def test_binds_an_opt_out_of_somebody_whom_no_message_went_to(stores):
