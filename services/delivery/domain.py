@@ -270,6 +270,7 @@ class Reply:
     id: str
     carrier: str
     carrier_reply_id: str  # unique for the carrier: a repeat is the same reply
+    has_own_id: bool = True  # False: that is made of what it says, and the same words said again may have it too
     sender: str  # the person who wrote, E.164
     recipient: str  # our number
     text: str

@@ -48,6 +48,7 @@ class ReceiveReply:
             id=new_id("mo", now),
             carrier=carrier,
             carrier_reply_id=_storable(reply.carrier_reply_id),
+            has_own_id=reply.has_own_id,
             sender=comparable_number(_storable(reply.sender)),
             recipient=comparable_number(_storable(reply.recipient)),
             text=_storable(reply.text),

@@ -37,7 +37,8 @@ class ReplyStore(Protocol):
     ) -> AddedReply:
         """Store a reply with what it answers, and its webhook deliveries; do what its keyword asks for.
 
-        It is stored once for its carrier's id: a repeat changes nothing, announces nothing, and gets what is stored. It
+        It is stored once for its carrier's id: a repeat changes nothing, announces nothing, and gets what is stored;
+        but an opt-out word that would change something is no repeat where that id is made of what it says. A reply
         answers the newest message that an attempt from its recipient took to its sender, whichever carrier made it:
         that a carrier took, or of which nobody knows. Further ones within their windows are its other candidates. It is
         the tenant's whose message it answers; one that answers none is the tenant's who alone has ever sent from that

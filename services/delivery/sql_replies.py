@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Table, and_, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, Table, and_, delete, exists, func, insert, or_, select
 
 from servicekit.clock import to_milliseconds
 from servicekit.connection import Connection
@@ -69,7 +69,10 @@ class SqlReplyStore:
                 [reply_rows.new_reply(received, reply.carrier_reply_id)],
             )
             if stored.first() is None:
-                return await _as_it_is_stored(connection, reply)
+                if not await _is_said_again(connection, reply, keyword, ours):
+                    return await _as_it_is_stored(connection, reply)
+                again = reply_rows.new_reply(received, f"{reply.carrier_reply_id}/{reply.id}")
+                await connection.execute(insert(REPLIES), [again])
             entered = await sql_webhook_queue.enter(connection, announce(received))
             opt_out_id = ""
             # Last, because it locks out every claim.
@@ -213,6 +216,15 @@ async def _only_user(connection: Connection, reply: Reply) -> str:
     tenants = await connection.scalars(select(SENDERS.c.tenant_id).where(_is_ours(SENDERS, reply)).distinct().limit(2))
     found = tenants.all()
     return found[0] if len(found) == 1 else ""
+
+
+async def _is_said_again(connection: Connection, reply: Reply, keyword: Keyword | None, ours: set[str]) -> bool:
+    """Tell whether what looks like a repeat is a word that would change something: an id of words proves no repeat."""
+    if reply.has_own_id:
+        return False
+    if keyword is Keyword.STOP:
+        return not await sql_opt_outs.is_bound(connection, reply.sender, {reply.recipient})
+    return keyword is Keyword.START and await sql_opt_outs.is_bound(connection, reply.sender, ours)
 
 
 async def _as_it_is_stored(connection: Connection, reply: Reply) -> AddedReply:

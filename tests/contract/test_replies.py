@@ -442,6 +442,29 @@ async def test_lifts_an_opt_out_when_the_person_asks_for_it(stores, word):
     assert len(await stores.send(new_message(), at=LATER)) == 1
 
 
+async def test_takes_a_word_that_changes_something_as_said_again_where_its_id_is_made_of_what_it_says(stores):
+    await stores.send(new_message())
+    stop, start = (said(word, carrier_reply_id=f"made of {word}", has_own_id=False) for word in ("STOP", "START"))
+
+    told = [await stores.add(replace(each, id=new_id("mo", NOW))) for each in (stop, stop, start, start, stop, stop)]
+
+    assert [each.is_new for each in told] == [True, False, True, False, True, False]
+    assert await stores.send(new_message(), at=LATER) == []
+    (opt_out,) = await stores.replies.list_opt_outs(TENANT, None, EVERYTHING)
+    assert (opt_out.id, opt_out.reply_id) == (told[4].opt_out_id, told[4].reply.id)
+
+
+async def test_does_not_take_a_word_that_the_carrier_tells_again_as_said_again(stores):
+    await stores.send(new_message())
+    stop = said("STOP")
+    await stores.add(stop)
+    await stores.add(said("START"))
+
+    assert not (await stores.add(replace(stop, id=new_id("mo", NOW)))).is_new
+
+    assert len(await stores.send(new_message(), at=LATER)) == 1
+
+
 @pytest.mark.parametrize(("text", "keyword"), [("HELP", "help"), ("yes", ""), ("stop by at five", "")])
 async def test_binds_nothing_for_other_words(stores, text, keyword):
     await stores.send(new_message())

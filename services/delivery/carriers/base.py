@@ -122,6 +122,7 @@ class CarrierReply:
     sender: str
     recipient: str
     text: str
+    has_own_id: bool = True  # False: the id is made of what it says, and the same words said again may have it too
 
 
 class CallbackKind(Enum):

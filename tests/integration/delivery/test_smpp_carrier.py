@@ -822,6 +822,7 @@ async def test_gives_a_reply_that_is_told_again_the_same_id(smsc, connect, event
 
     assert len(events.replies) == 2
     assert len({reply.carrier_reply_id for reply in events.replies}) == 1
+    assert not any(reply.has_own_id for reply in events.replies)
 
 
 async def test_takes_the_same_words_on_a_link_that_stands_for_a_new_reply(smsc, connect, events):

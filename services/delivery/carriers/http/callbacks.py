@@ -141,8 +141,10 @@ def _reply(callback: InboundCallback, content: Content, region: str, digest: str
     sender = find_first(callback.sender, content)
     if not sender:
         raise CallbackUnreadableError("The callback has no sender where the definition looks for it.")
+    own_id = clean(find_first(callback.id, content))
     return CarrierReply(
-        carrier_reply_id=clean(find_first(callback.id, content)) or digest,
+        carrier_reply_id=own_id or digest,
+        has_own_id=bool(own_id),
         sender=address_of(sender, region),
         recipient=address_of(find_first(callback.recipient, content), region),
         text=_decoded(find_first(callback.text, content), _encoding(callback.encoding, content)),

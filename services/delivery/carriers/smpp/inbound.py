@@ -15,7 +15,7 @@ from services.delivery.carriers.smpp.ids import MessageIds
 from services.delivery.carriers.smpp.link import AnswerParts, SmppLink
 from services.delivery.carriers.smpp.pdu import Delivery
 from services.delivery.carriers.smpp.receipts import is_receipt, read_receipt
-from services.delivery.carriers.smpp.reply_ids import ReplyIds, id_of_parts
+from services.delivery.carriers.smpp.reply_ids import ReplyIds, has_own_id, id_of_parts
 from services.delivery.carriers.smpp.submissions import number_from
 from services.delivery.carriers.smpp.text import Part, decode, part_of
 
@@ -97,17 +97,23 @@ class Inbound:
             key = PartKey(sender=sender, recipient=recipient, reference=part.reference, total=part.total)
             return await self._assembler.take(key, part)
         reply_id = self._reply_ids.id_of(delivery, link_identity, self._clock.now())
-        await self._tell(reply_id, sender, recipient, decode([part], alphabet=self._link.alphabet))
+        reply = CarrierReply(
+            carrier_reply_id=reply_id,
+            has_own_id=has_own_id(delivery),
+            sender=sender,
+            recipient=recipient,
+            text=decode([part], alphabet=self._link.alphabet),
+        )
+        await self._events.reply(self._link.name, reply)
         self._reply_ids.answered(delivery)
         return True
 
     async def _tell_parts(self, key: PartKey, parts: Sequence[Part]) -> None:
         reply_id = id_of_parts(key.sender, key.recipient, key.reference, parts, self._clock.now())
         text = GAP.join(decode(run, alphabet=self._link.alphabet) for run in _runs(parts))
-        await self._tell(reply_id, key.sender, key.recipient, text)
-
-    async def _tell(self, reply_id: str, sender: str, recipient: str, text: str) -> None:
-        reply = CarrierReply(carrier_reply_id=reply_id, sender=sender, recipient=recipient, text=text)
+        reply = CarrierReply(
+            carrier_reply_id=reply_id, has_own_id=False, sender=key.sender, recipient=key.recipient, text=text
+        )
         await self._events.reply(self._link.name, reply)
 
 

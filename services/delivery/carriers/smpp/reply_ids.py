@@ -6,7 +6,8 @@ had our answer to the one before, on a link that still stands. Where the SMSC gi
 neither is needed.
 
 What is left: the same words twice within one hour, with a new link or a new process in between, are taken for one
-message; one that is told again across the full hour after a crash is taken for two.
+message, save for opt-out words that change something; one that is told again across the full hour after a crash is
+taken for two.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class ReplyIds:
     def id_of(self, delivery: Delivery, link: object, now: datetime) -> str:
         """Return the id of a message that came just now over a link."""
         content = _hash_of(delivery)
-        if delivery.scheduled or delivery.tlvs.get(Tag.RECEIPTED_MESSAGE_ID):
+        if has_own_id(delivery):
             return content
         last = self._told.get(content)
         if last and (now - last.at).total_seconds() < REPEATED_WITHIN_SECONDS:
@@ -70,6 +71,11 @@ class ReplyIds:
         last = self._told.get(_hash_of(delivery))
         if last:
             last.answered = True
+
+
+def has_own_id(delivery: Delivery) -> bool:
+    """Tell whether the SMSC gives an id or a time with a message, so that no other one can have its hash."""
+    return bool(delivery.scheduled or delivery.tlvs.get(Tag.RECEIPTED_MESSAGE_ID))
 
 
 def id_of_parts(sender: str, recipient: str, reference: tuple[str, int], parts: Sequence[Part], now: datetime) -> str:

@@ -8,7 +8,7 @@ import pytest
 from services.delivery.carriers.smpp import assembly as parts
 from services.delivery.carriers.smpp.assembly import Assembler, PartKey
 from services.delivery.carriers.smpp.pdu import Address, Delivery, Tag
-from services.delivery.carriers.smpp.reply_ids import ReplyIds
+from services.delivery.carriers.smpp.reply_ids import ReplyIds, has_own_id
 from services.delivery.carriers.smpp.text import Part
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
@@ -159,3 +159,4 @@ def test_an_smscs_own_time_or_id_tells_repeats_for_ever(changes):
     first = ReplyIds().id_of(delivery(**changes), "link", NOW)
 
     assert ReplyIds().id_of(delivery(**changes), "link", NOW + timedelta(days=2)) == first
+    assert has_own_id(delivery(**changes))
