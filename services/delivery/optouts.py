@@ -40,13 +40,16 @@ HELP_WORDS: Final = ("HELP", "INFO")
 
 # Longer texts are not folded: no opt-out word comes near it, and texts come from strangers.
 _MAX_LENGTH: Final = 100
+_FIRST_ACCENT: Final = 200  # the first canonical combining class of marks around a letter (Unicode 5.7.4, table 5-8)
 
 
 class OptOutWords:
     """The words that count here: the known ones, and more from a setting."""
 
     def __init__(self, extra_stop_words: Iterable[str] = ()) -> None:
-        stop = {folded(word) for word in (*STOP_WORDS, *extra_stop_words)} - {""}
+        known, extra = map(folded, STOP_WORDS), [folded(word) for word in extra_stop_words]
+        # People leave accents out, above all in capitals, and hardly ever put any in.
+        stop = {*known, *extra, *map(_without_accents, extra)} - {""}
         # A word of the setting goes before a known one: whoever lists YES as a stop word means it.
         self._keywords = dict.fromkeys(map(folded, HELP_WORDS), Keyword.HELP)
         self._keywords |= dict.fromkeys(map(folded, START_WORDS), Keyword.START)
@@ -74,9 +77,17 @@ def folded(text: str) -> str:
     """
     shown = "".join(character for character in text if not _shows_nothing(character))
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", shown).casefold())
+    # Turkish has an i with a dot and one without, each in both cases; elsewhere neither is a letter of its own.
+    plain = plain.replace("i\u0307", "i").replace("\u0131", "i")
     spaced = "".join(" " if unicodedata.category(character) in ("Zs", "Pd") else character for character in plain)
     inner = [place for place, _ in enumerate(spaced) if _is_inner(spaced, place)]
     return " ".join(spaced[inner[0] : inner[-1] + 1].split()) if inner else ""
+
+
+def _without_accents(text: str) -> str:
+    # Marks above and below letters; what changes a syllable, as in Hindi or Japanese, is of other classes.
+    bare = (each for each in unicodedata.normalize("NFD", text) if unicodedata.combining(each) < _FIRST_ACCENT)
+    return unicodedata.normalize("NFKC", "".join(bare))
 
 
 def _shows_nothing(character: str) -> bool:

@@ -107,3 +107,27 @@ def test_lets_a_word_of_the_setting_stop_whatever_else_it_means():
 
     assert words.keyword("yes", is_opted_out=True) is Keyword.STOP
     assert words.keyword("INFO", is_opted_out=False) is Keyword.STOP
+
+
+@pytest.mark.parametrize(
+    ("listed", "text"),
+    [
+        ("ARRÊT", "arret"),
+        ("arrêt", "ARRET."),
+        ("Διαγραφή", "ΔΙΑΓΡΑΦΗ"),
+        ("HỦY", "huy"),
+        ("إيقاف", "ايقاف"),
+        ("İPTAL", "iptal"),
+        ("iptal", "İPTAL"),
+        ("İPTAL", "IPTAL"),
+        ("ÇIK", "ç\u0131k"),
+        ("ç\u0131k", "CIK"),
+    ],
+)
+def test_knows_a_listed_word_also_without_its_accents_and_with_a_turkish_i(listed, text):
+    assert OptOutWords([listed]).keyword(text, is_opted_out=False) is Keyword.STOP
+
+
+@pytest.mark.parametrize(("listed", "text"), [("ARRET", "arrêt"), ("रोकें", "रक"), ("停止", "停")])
+def test_does_not_take_another_word_for_a_listed_one(listed, text):
+    assert OptOutWords([listed]).keyword(text, is_opted_out=False) is None
