@@ -40,11 +40,14 @@ class FreshCache(Generic[Key, Value]):
         self._answers: OrderedDict[Key, tuple[float, Value]] = OrderedDict()
         self._fetching: dict[Key, asyncio.Future[Value]] = {}
 
-    async def get(self, key: Key) -> Value:
-        """Return the answer for a key; raise whatever `fetch` raises. Calls that come together fetch once."""
+    async def get(self, key: Key, *, anew: bool = False) -> Value:
+        """Return the answer for a key; raise whatever `fetch` raises. Calls that come together fetch once.
+
+        `anew` fetches also what is fresh.
+        """
         known = self._answers.get(key)
         asked_at = self._clock.monotonic()
-        if known and asked_at - known[0] < self._fresh_seconds:
+        if known and not anew and asked_at - known[0] < self._fresh_seconds:
             self._answers.move_to_end(key)
             return known[1]
         try:

@@ -27,7 +27,10 @@ Answer = registry_service_pb2.GetWebhookTargetsResponse
 
 
 class WebhookDirectory:
-    """Asks Integrations, at most once in two seconds for each owner, and remembers for ten minutes while it is down."""
+    """Asks Integrations, and remembers the answer for two seconds, and for ten minutes while it is down.
+
+    What would keep an event from its webhook is never taken from memory while Integrations can be asked.
+    """
 
     def __init__(self, registry: registry_service_pb2_grpc.RegistryServiceAsyncStub, clock: Clock) -> None:
         self._registry = registry
@@ -53,9 +56,11 @@ class WebhookDirectory:
             signing = answer.integration.outbound if to.id else answer.webhook
             return Target(url=to.url, secrets=self._in_force(signing), is_enabled=True)
         owner = Owner(delivery.tenant_id, to.id if to.kind is DestinationKind.INTEGRATION else "")
-        answer = await self._answers.get(owner)
-        webhook = answer.integration.outbound if to.kind is DestinationKind.INTEGRATION else answer.webhook
-        is_wanted = bool(webhook.url) and delivery.event in webhook.events
+        webhook = _webhook_of(delivery, await self._answers.get(owner))
+        if not (_wants(webhook, delivery) and webhook.enabled):
+            # Whoever has just enabled it and replays its events means now.
+            webhook = _webhook_of(delivery, await self._answers.get(owner, anew=True))
+        is_wanted = _wants(webhook, delivery)
         if not (is_wanted and webhook.enabled) and self.known_lately(owner) is None:
             raise UnavailableError("Integrations can not be asked just now: somebody may want this event by now.")
         if not is_wanted:
@@ -139,6 +144,15 @@ class WebhookDirectory:
             for secret in webhook.secrets
             if not secret.HasField("expires_at") or secret.expires_at.ToDatetime(tzinfo=UTC) > now
         )
+
+
+def _webhook_of(delivery: WebhookDelivery, answer: Answer) -> registry_service_pb2.WebhookTarget:
+    is_integrations = delivery.destination.kind is DestinationKind.INTEGRATION
+    return answer.integration.outbound if is_integrations else answer.webhook
+
+
+def _wants(webhook: registry_service_pb2.WebhookTarget, delivery: WebhookDelivery) -> bool:
+    return bool(webhook.url) and delivery.event in webhook.events
 
 
 def _subscriptions(answer: Answer) -> Subscriptions:

@@ -50,6 +50,19 @@ async def test_gives_up_an_event_that_nobody_wants(directory, clock):
     assert await directory.target(delivery(clock)) is None
 
 
+async def test_has_no_event_missed_for_what_it_remembers_from_before_the_webhook_was_enabled(
+    directory, registry, clock
+):
+    registry.url, registry.is_enabled = "https://shop.example/hooks", False
+    await directory.target(delivery(clock))
+    registry.is_enabled = True
+
+    target = await directory.target(delivery(clock))
+
+    assert target is not None
+    assert target.is_enabled
+
+
 async def target_once_integrations_can_be_asked(directory, registry, clock) -> Target:
     """See that nothing is decided while Integrations is away, and return the target when it is back."""
     with pytest.raises(UnavailableError):
