@@ -22,6 +22,8 @@ from services.launcher.places import KEY_RING, Places, places
 
 MANIFEST: Final = "backup.json"
 LOCK_SECONDS: Final = 30.0
+# What SQLite takes for the newest commits of the database beside it, whichever that is by now.
+_BESIDE: Final = ("-wal", "-journal")
 
 
 class BackupError(ServiceError):
@@ -63,13 +65,10 @@ def restore(folder: Path) -> str:
     with refusal_told(f"{folder} can not be read"):
         if not (folder / MANIFEST).is_file():
             raise BackupError(f"{folder} is no finished backup: there is no {MANIFEST} in it")
-        there = [place for place in (*found.databases, found.key_ring) if (folder / place.name).exists()]
+    there = [place for place in (*found.databases, found.key_ring) if (folder / place.name).exists()]
     for place in there:
         with refusal_told(f"{place.setting}: {place.path} can not be read"):
-            if place.path.exists():
-                raise BackupError(
-                    f"{place.path} is there already: stop the product, move what is there away, and try again"
-                )
+            _require_free(place.path)
     # All or nothing: `up` would go on with a part of it as if that were the whole.
     with contextlib.ExitStack() as undo:
         for place in there:
@@ -80,6 +79,12 @@ def restore(folder: Path) -> str:
                 _sync(place.path.parent)
         undo.pop_all()
     return "\n".join(f"{place.path} is restored" for place in there)
+
+
+def _require_free(path: Path) -> None:
+    for each in (path, *(path.with_name(f"{path.name}{ending}") for ending in _BESIDE)):
+        if each.exists():
+            raise BackupError(f"{each} is there already: stop the product, move what is there away, and try again")
 
 
 async def hold_queue() -> str:

@@ -97,3 +97,17 @@ def test_says_that_a_database_is_damaged(data_dir, tmp_path):
 
     with pytest.raises(BackupError, match=r"^SQLite: file is not a database$"):
         back_up(tmp_path / "monday")
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+def test_restores_nothing_beside_commits_that_another_database_has_left(data_dir, tmp_path, monkeypatch, ending):
+    back_up(tmp_path / "monday")
+    left_by_a_crash = tmp_path / "new" / f"integrations.db{ending}"
+    left_by_a_crash.parent.mkdir()
+    left_by_a_crash.write_text("commits")
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(tmp_path / "new"))
+
+    with pytest.raises(BackupError, match=f"^{left_by_a_crash} is there already: stop the product"):
+        restore(tmp_path / "monday")
+
+    assert list((tmp_path / "new").iterdir()) == [left_by_a_crash]
