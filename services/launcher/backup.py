@@ -47,15 +47,21 @@ def _copy_all(found: Places, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700, parents=True)
     taken_at = SystemClock().now().isoformat()
-    for place in found.databases:
-        _copy_database(place.path, partial / place.name)
-    _copy_file(found.key_ring.path, partial / KEY_RING)
-    _write(
-        partial / MANIFEST, json.dumps({"takenAt": taken_at, "files": sorted(each.name for each in found.databases)})
-    )
-    # Only what is whole and on disk gets the name that was asked for.
-    _sync(partial)
-    partial.rename(folder)
+    with contextlib.ExitStack() as undo:
+        # Half a backup is of no use, and may be what has filled the disk.
+        undo.callback(shutil.rmtree, partial, ignore_errors=True)
+        for place in found.databases:
+            with _sqlite_told(f"{place.path} can not be copied into {folder}"):
+                _copy_database(place.path, partial / place.name)
+        _copy_file(found.key_ring.path, partial / KEY_RING)
+        _write(
+            partial / MANIFEST,
+            json.dumps({"takenAt": taken_at, "files": sorted(each.name for each in found.databases)}),
+        )
+        # Only what is whole and on disk gets the name that was asked for.
+        _sync(partial)
+        partial.rename(folder)
+        undo.pop_all()
     _sync(folder.parent)
 
 
@@ -109,15 +115,16 @@ def _copy_database(source: Path, target: Path) -> None:
     _sync(target)
 
 
+def _opened(uri: str) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None))
+
+
 @contextlib.contextmanager
-def _opened(uri: str) -> Iterator[sqlite3.Connection]:
+def _sqlite_told(what: str) -> Iterator[None]:
     try:
-        with contextlib.closing(
-            sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
-        ) as connection:
-            yield connection
+        yield
     except sqlite3.Error as error:
-        raise BackupError(f"SQLite: {error}") from None
+        raise BackupError(f"{what} (SQLite: {error})") from None
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -95,8 +97,24 @@ def test_leaves_no_half_of_a_file_behind_when_the_disk_is_full(data_dir, tmp_pat
 def test_says_that_a_database_is_damaged(data_dir, tmp_path):
     (data_dir / "delivery.db").write_text("no database")
 
-    with pytest.raises(BackupError, match=r"^SQLite: file is not a database$"):
+    with pytest.raises(
+        BackupError, match=r"delivery.db can not be copied into .*monday \(SQLite: file is not a database\)$"
+    ):
         back_up(tmp_path / "monday")
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), KeyboardInterrupt()])
+def test_leaves_no_half_of_a_backup_behind(data_dir, tmp_path, monkeypatch, error):
+    class Database(sqlite3.Connection):
+        def backup(self, *_: object, **__: object) -> None:
+            raise error
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Database))
+
+    with pytest.raises((BackupError, KeyboardInterrupt)):
+        back_up(tmp_path / "monday")
+
+    assert not list(tmp_path.glob("monday*"))
 
 
 @pytest.mark.parametrize("ending", ["-wal", "-journal"])
