@@ -13,7 +13,7 @@ from typing import Final
 
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
-from servicekit.settings import load
+from servicekit.settings import ENV_PREFIX, load
 from services.delivery import maintenance
 from services.delivery.settings import DeliverySettings
 from services.launcher import databases
@@ -69,9 +69,8 @@ def restore(folder: Path) -> str:
     """Copy a backup to where the settings say; return the words to print. Nothing that is there is overwritten."""
     found = places()
     with refusal_told(f"{folder} can not be read"):
-        if not (folder / MANIFEST).is_file():
-            raise BackupError(f"{folder} is no finished backup: there is no {MANIFEST} in it")
-    there = [place for place in (*found.databases, found.key_ring) if (folder / place.name).exists()]
+        _require_whole(folder, found)
+    there = (*found.databases, found.key_ring)
     for place in there:
         with refusal_told(f"{place.setting}: {place.path} can not be read"):
             _require_free(place.path)
@@ -85,6 +84,36 @@ def restore(folder: Path) -> str:
                 _sync(place.path.parent)
         undo.pop_all()
     return "\n".join(f"{place.path} is restored" for place in there)
+
+
+def _require_whole(folder: Path, found: Places) -> None:
+    if not (folder / MANIFEST).is_file():
+        raise BackupError(f"{folder} is no finished backup: there is no {MANIFEST} in it")
+    copied, wanted = _copied_databases(folder), {place.name for place in found.databases}
+    for name in sorted(copied ^ wanted):
+        setting = f"{ENV_PREFIX}{Path(name).stem.upper()}_DATABASE_URL"
+        if name in copied:
+            raise BackupError(f"{folder} holds {name}, and {setting} names a server: unset it to restore this backup")
+        raise BackupError(f"{folder} holds no {name}: set {setting} to the server that it was on")
+    for name in (*sorted(copied), KEY_RING):
+        if not (folder / name).is_file():
+            raise BackupError(f"{folder} is not whole: there is no {name} in it")
+    for name in sorted(copied):
+        _require_sound(folder / name)
+
+
+def _copied_databases(folder: Path) -> set[str]:
+    try:
+        return {str(name) for name in json.loads((folder / MANIFEST).read_text())["files"]}
+    except (ValueError, KeyError, TypeError):
+        raise BackupError(f"{folder / MANIFEST} is damaged: restore another backup") from None
+
+
+def _require_sound(database: Path) -> None:
+    with _sqlite_told(f"{database} can not be restored"), _opened(f"{database.absolute().as_uri()}?mode=ro") as copy:
+        problem = _problem(copy)
+    if problem:
+        raise BackupError(f"{database} is damaged: {problem}")
 
 
 def _require_free(path: Path) -> None:
@@ -109,10 +138,15 @@ def _copy_database(source: Path, target: Path) -> None:
         original.backup(copy, pages=-1)
         # A copy in one file, which needs nothing beside it.
         copy.execute("PRAGMA journal_mode=delete")
-        (said,) = copy.execute("PRAGMA quick_check").fetchone()
-    if said != "ok":
-        raise BackupError(f"the copy of {source} is damaged: {said}")
+        problem = _problem(copy)
+    if problem:
+        raise BackupError(f"the copy of {source} is damaged: {problem}")
     _sync(target)
+
+
+def _problem(database: sqlite3.Connection) -> str:
+    said = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return "" if said == "ok" else " ".join(said.split())
 
 
 def _opened(uri: str) -> contextlib.closing[sqlite3.Connection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -115,6 +116,65 @@ def test_leaves_no_half_of_a_backup_behind(data_dir, tmp_path, monkeypatch, erro
         back_up(tmp_path / "monday")
 
     assert not list(tmp_path.glob("monday*"))
+
+
+@pytest.mark.parametrize("name", ["delivery.db", "integrations.db", "key-ring"])
+def test_restores_nothing_of_a_backup_that_lacks_a_file(data_dir, tmp_path, monkeypatch, name):
+    back_up(tmp_path / "monday")
+    (tmp_path / "monday" / name).unlink()
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(tmp_path / "new"))
+
+    with pytest.raises(BackupError, match=f"monday is not whole: there is no {name} in it$"):
+        restore(tmp_path / "monday")
+
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("delivery.db", b"no database", r"delivery.db can not be restored \(SQLite: file is not a database\)$"),
+        ("delivery.db", b"SHORTENED", r"delivery.db (is damaged: |can not be restored \(SQLite: database disk image)"),
+        ("backup.json", b"{", "backup.json is damaged: restore another backup$"),
+        ("backup.json", b"[]", "backup.json is damaged: restore another backup$"),
+    ],
+)
+def test_restores_nothing_of_a_backup_that_is_damaged(data_dir, tmp_path, monkeypatch, name, content, said):
+    with contextlib.closing(sqlite3.connect(data_dir / "delivery.db")) as database:
+        database.execute("CREATE TABLE messages AS SELECT zeroblob(20000) AS text")
+        database.commit()
+    back_up(tmp_path / "monday")
+    file = tmp_path / "monday" / name
+    file.write_bytes(file.read_bytes()[:8192] if content == b"SHORTENED" else content)
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(tmp_path / "new"))
+
+    with pytest.raises(BackupError, match=said):
+        restore(tmp_path / "monday")
+
+    assert not (tmp_path / "new").exists()
+
+
+def test_restores_no_part_of_a_backup_where_the_settings_know_no_place_for_the_rest(data_dir, tmp_path, monkeypatch):
+    back_up(tmp_path / "monday")
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(tmp_path / "new"))
+    monkeypatch.setenv("TEXTWAY_DELIVERY_DATABASE_URL", "postgresql://textway@127.0.0.1/textway")
+
+    with pytest.raises(BackupError, match=r"holds delivery.db, and TEXTWAY_DELIVERY_DATABASE_URL names a server"):
+        restore(tmp_path / "monday")
+
+    assert not (tmp_path / "new").exists()
+
+
+def test_does_not_let_up_begin_anew_what_was_on_a_server(data_dir, tmp_path, monkeypatch):
+    with monkeypatch.context() as then:
+        then.setenv("TEXTWAY_DELIVERY_DATABASE_URL", "postgresql://textway@127.0.0.1/textway")
+        back_up(tmp_path / "monday")
+    monkeypatch.setenv("TEXTWAY_DATA_DIR", str(tmp_path / "new"))
+
+    with pytest.raises(BackupError, match=r"holds no delivery.db: set TEXTWAY_DELIVERY_DATABASE_URL to the server"):
+        restore(tmp_path / "monday")
+
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("ending", ["-wal", "-journal"])
