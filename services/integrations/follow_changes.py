@@ -55,18 +55,6 @@ class Nodes(Protocol):
         """Call `heard` whenever there is news."""
 
 
-async def count_running(nodes: Nodes, clock: Clock) -> int:
-    """Return how many nodes renew their leases; it takes a lease to tell where there are any."""
-    others = OtherNodes()
-    others.seen(await nodes.look(), "", clock.monotonic())
-    if not others.applied_revisions():
-        return 0
-    await clock.sleep(LEASE_SECONDS)
-    now = clock.monotonic()
-    others.seen(await nodes.look(), "", now)
-    return len(others.applied_revisions()) - len(others.silent_at(now))
-
-
 class BehindError(Exception):
     """What has changed can not be told one by one any more."""
 

@@ -11,25 +11,29 @@ from typing import Final
 import structlog
 
 from servicekit import schema, stopped_services
-from servicekit.clock import SystemClock
 from servicekit.database import Database
 from servicekit.settings import SettingsError
-from services.integrations.follow_changes import count_running
 from services.integrations.key_ring import KeyRing
 from services.integrations.settings import IntegrationsSettings
-from services.integrations.sql_nodes import SqlNodeStore
 from services.integrations.sql_sealed import holds_secrets
 from services.integrations.sql_store import SqlIntegrationStore
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 VERSION_TABLE: Final = "integrations_schema_version"
+# What PostgreSQL shows for the connections of a process that serves, and for those of the work here.
+SERVING: Final = "textway-integrations"
+MAINTAINING: Final = "textway-integrations-maintenance"
+_STOP_IT: Final = (
+    "stop every process of Integrations first. A connection that a machine has left which is gone is"
+    f" `{SERVING}` in pg_stat_activity, and pg_terminate_backend ends it"
+)
 
 log = structlog.get_logger(__name__)
 
 
-def open_database(settings: IntegrationsSettings) -> Database:
+def open_database(settings: IntegrationsSettings, name: str = SERVING) -> Database:
     """Open the service's own database; raise SettingsError when it can not be."""
-    return Database.open(settings.database_url, name="textway-integrations")
+    return Database.open(settings.database_url, name=name)
 
 
 async def migrate(settings: IntegrationsSettings) -> None:
@@ -39,7 +43,7 @@ async def migrate(settings: IntegrationsSettings) -> None:
     """
     from servicekit import migrations  # noqa: PLC0415  # a process that serves has no need of Alembic
 
-    async with open_database(settings) as database:
+    async with open_database(settings, MAINTAINING) as database:
         await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
         await open_key_ring(database, settings)
 
@@ -47,20 +51,16 @@ async def migrate(settings: IntegrationsSettings) -> None:
 async def rotate_key_ring(settings: IntegrationsSettings) -> int:
     """Put a new key at the head of the ring and encrypt every stored secret with it; return how many there were.
 
-    The service must not be running, because it reads the ring at its start: raises SettingsError when a process of it
-    is seen on the database. Old keys stay in the file, since backups of the database need them. A crash on the way does
-    no harm: run it again.
+    The service must not be running, because it reads the ring at its start: raises SettingsError when a connection of
+    it is seen on the database, also one of a process that stands still. Old keys stay in the file, since backups of the
+    database need them. A crash on the way does no harm: run it again.
     """
-    async with open_database(settings) as database:
+    async with open_database(settings, MAINTAINING) as database:
         await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = (await open_key_ring(database, settings)).with_new_key()
-        running = 0 if database.is_exclusive else await count_running(SqlNodeStore(database, key_ring), SystemClock())
+        running = await stopped_services.count_connections(database, SERVING)
         stopped_services.refuse_while_running(
-            running,
-            one="process",
-            several="processes",
-            of="Integrations",
-            remedy="stop every process of Integrations first",
+            running, one="connection", several="connections", of="Integrations", remedy=_STOP_IT
         )
         # The file comes first: a key that has sealed something must never be lost.
         key_ring.save(settings.key_ring_path)

@@ -14,7 +14,6 @@ from services.integrations.follow_changes import (
     RENEW_SECONDS,
     TRUSTED_SECONDS,
     Follower,
-    count_running,
 )
 from services.integrations.other_nodes import LEASE_SECONDS, OtherNodes
 from services.integrations.store import LeaseLostError, Node, View
@@ -228,19 +227,6 @@ async def test_a_lease_is_over_when_its_count_stands_still_on_the_clock_of_whoev
 
     others.seen(View(revision=9, nodes=[replace(one, renewals=6), own]), "own", now=101.0)
     assert others.silent_at(101.0 + LEASE_SECONDS - 0.01) == []
-
-
-async def test_counts_the_processes_that_run_and_not_those_that_died(nodes, clock, pass_time):
-    assert await count_running(nodes, clock) == 0
-    nodes.add("dead")
-    nodes.add("alive")
-
-    counting = asyncio.create_task(count_running(nodes, clock))
-    await pass_time(LEASE_SECONDS / 2)
-    await nodes.renew("alive", 0, is_news=False)
-    await pass_time(LEASE_SECONDS / 2)
-
-    assert await counting == 1
 
 
 async def test_a_process_that_starts_in_a_short_outage_joins_at_its_end(nodes, broadcaster, clock, pass_time):
