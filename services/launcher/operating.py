@@ -15,9 +15,9 @@ import uvloop
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit import clients, tls
-from servicekit.settings import UNIX, load
+from servicekit.settings import UNIX, SettingsError, load
 from services.integrations.settings import IntegrationsSettings
-from services.launcher import health
+from services.launcher import health, tls_mismatch
 from services.launcher.runtime import running_address
 from textway.integrations.v1 import keys_service_pb2, keys_service_pb2_grpc
 
@@ -130,7 +130,10 @@ async def _keys() -> AsyncIterator[keys_service_pb2_grpc.KeysServiceAsyncStub]:
     identity = tls.identity(settings)
     address = running_address(settings.data_dir, "integrations") or _on_this_machine(settings.integrations_listen)
     async with contextlib.AsyncExitStack() as stack:
-        if not _is_listening(address):
+        if _is_listening(address):
+            if why := tls_mismatch.between(address, is_secured=identity is not None):
+                raise SettingsError(f"Integrations at {address} {why}")
+        else:
             address = await stack.enter_async_context(_own_integrations(settings))
         channel = await stack.enter_async_context(clients.open_channel(address, identity))
         yield keys_service_pb2_grpc.KeysServiceStub(channel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import grpc
@@ -13,6 +13,7 @@ import grpc
 from servicekit import clients, tls
 from servicekit.errors import ServiceError
 from servicekit.settings import UNIX
+from services.launcher import tls_mismatch
 from services.launcher.runtime import running_addresses
 from services.launcher.settings import StatusSettings
 from textway.operations.v1 import operations_service_pb2 as operations_v1
@@ -20,6 +21,7 @@ from textway.operations.v1.operations_service_pb2_grpc import OperationsServiceS
 
 RESOLVE_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 4.0
+NOT_ANSWERING: Final = "does not answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ async def _of_service(service: str, address: str, identity: tls.Identity | None)
         found = await asyncio.wait_for(_resolve(address), RESOLVE_SECONDS)
     except (OSError, TimeoutError):
         return [Replica(service=service, address=address, problem="there is no such name")]
-    return list(await asyncio.gather(*(_ask(service, one, _channel(address, one, identity)) for one in found)))
+    return list(await asyncio.gather(*(_of_replica(service, address, one, identity) for one in found)))
 
 
 async def _resolve(address: str) -> list[str]:
@@ -85,6 +87,14 @@ async def _resolve(address: str) -> list[str]:
     found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     hosts = sorted({str(each[4][0]) for each in found})
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
+
+
+async def _of_replica(service: str, name: str, address: str, identity: tls.Identity | None) -> Replica:
+    replica = await _ask(service, address, _channel(name, address, identity))
+    if replica.problem != NOT_ANSWERING:
+        return replica
+    why = await asyncio.to_thread(tls_mismatch.between, address, is_secured=identity is not None)
+    return replace(replica, problem=why or NOT_ANSWERING)
 
 
 async def _ask(service: str, address: str, opened: grpc.aio.Channel) -> Replica:
@@ -97,7 +107,7 @@ async def _ask(service: str, address: str, opened: grpc.aio.Channel) -> Replica:
                 timeout_seconds=ANSWER_SECONDS,
             )
         except ServiceError:
-            return Replica(service=service, address=address, problem="does not answer")
+            return Replica(service=service, address=address, problem=NOT_ANSWERING)
     status = next((each for each in answer.services if each.readiness.name == service), None)
     if status is None:
         others = ", ".join(each.readiness.name for each in answer.services)
