@@ -26,6 +26,8 @@ READERS: Final = 4
 BUSY_TIMEOUT_MS: Final = 1500
 # A transaction with more is not done while everything else waits: a row takes some 0.1 ms.
 ROWS_AT_ONCE: Final = 100
+# A database, what was committed to it last, and what its connections share.
+_FILES: Final = ("", "-wal", "-shm")
 _TRIED: Final = bytes(64 * 1024)  # more than a commit needs
 
 # Checkpoints stay as SQLite makes them, after 1000 pages, and on the writer's own connection: a second one would meet
@@ -177,11 +179,19 @@ def _open_file(url: URL, path: Path) -> SqliteEngine:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock_file = _lock(path.with_name(f"{path.name}.lock"))
         path.touch(mode=0o600)
+        _require_writable(path)
     except OSError as error:
-        raise SettingsError(f"database URL: {path} can not be opened: {error.strerror}") from error
+        raise SettingsError(f"database URL: {error.filename or path} can not be opened: {error.strerror}") from error
     writer = _line(url, _WRITER_PRAGMAS, begin=LOCK_AT_ONCE)
     readers = [_line(url, _READER_PRAGMAS, begin=BEGIN) for _ in range(READERS)]
     return SqliteEngine(_Lines([writer]), _Lines(readers), lock_file)
+
+
+def _require_writable(path: Path) -> None:
+    # What SQLite may not write it opens for reading, and each write fails as if the database were away.
+    for ending in _FILES:
+        with contextlib.suppress(FileNotFoundError):
+            os.close(os.open(path.with_name(f"{path.name}{ending}"), os.O_RDWR | os.O_CLOEXEC))
 
 
 def _lock(path: Path) -> int:

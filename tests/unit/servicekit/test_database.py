@@ -431,6 +431,15 @@ async def test_refuses_a_file_that_is_no_database(path, way):
     await database.close()
 
 
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
+def test_names_the_file_of_a_database_that_can_not_be_written(path, ending):
+    in_the_way = path.with_name(f"{path.name}{ending}")
+    in_the_way.mkdir(parents=True)  # modes do not count for root, who may run this
+
+    with pytest.raises(SettingsError, match=f"^database URL: {in_the_way} can not be opened: Is a directory$"):
+        Database.open(f"sqlite:///{path}")
+
+
 async def test_refuses_a_file_that_is_open_already_and_takes_it_when_it_is_free(path):
     first = Database.open(f"sqlite:///{path}")
     with pytest.raises(SettingsError, match=f"{path} is open in another process"):
