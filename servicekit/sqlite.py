@@ -28,6 +28,8 @@ BUSY_TIMEOUT_MS: Final = 1500
 ROWS_AT_ONCE: Final = 100
 # A database, what was committed to it last, and what its connections share.
 _FILES: Final = ("", "-wal", "-shm")
+_BEYOND_USE: Final = {sqlite3.SQLITE_NOTADB: "no SQLite database", sqlite3.SQLITE_CORRUPT: "damaged"}
+_PRIMARY_CODE: Final = 0xFF  # what is beyond it tells the kind of the same error
 _TRIED: Final = bytes(64 * 1024)  # more than a commit needs
 
 # Checkpoints stay as SQLite makes them, after 1000 pages, and on the writer's own connection: a second one would meet
@@ -217,9 +219,10 @@ def _line(url: URL, pragmas: Mapping[str, str | int], *, begin: str) -> Line:
             _set(cursor, pragmas)
             cursor.execute("PRAGMA schema_version")  # looks into the file, which not every pragma does
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            problem = _BEYOND_USE.get(error.sqlite_errorcode & _PRIMARY_CODE)
+            if problem is None:
                 raise
-            raise SettingsError(f"{url.database} is no SQLite database: put a backup in its place") from None
+            raise SettingsError(f"{url.database} is {problem}: put a backup in its place") from None
         cursor.close()
 
     return Line(engine, begin=begin, busy_timeout_ms=BUSY_TIMEOUT_MS)

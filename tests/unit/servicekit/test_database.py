@@ -419,6 +419,22 @@ async def test_has_no_problem_and_leaves_nothing_behind_when_there_is_space(data
 
 
 @pytest.mark.parametrize("way", ["read", "write"])
+async def test_refuses_a_file_that_is_damaged(path, way):
+    path.parent.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(path)) as whole:
+        whole.execute("CREATE TABLE probes AS SELECT zeroblob(100000) AS size")
+        whole.commit()
+    path.write_bytes(path.read_bytes()[:50_000])
+    database = Database.open(f"sqlite:///{path}")
+
+    with pytest.raises(SettingsError, match=f"^{path} is damaged: put a backup in its place$"):
+        async with getattr(database, way)():
+            pass
+
+    await database.close()
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
 async def test_refuses_a_file_that_is_no_database(path, way):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"garbage" * 100)
