@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,23 +32,28 @@ class KeyRing:
     def open(cls, path: Path, *, may_create: bool = True) -> KeyRing:
         """Read the file, one key a line; make it with one new key when there is none.
 
-        Raises SettingsError when it is missing and may not be made, empty, malformed or readable by other users.
+        Raises SettingsError when it can not be read or written, is missing and may not be made, empty, malformed or
+        readable by other users.
         """
-        if not path.exists():
-            if not may_create:
-                raise SettingsError(f"key ring {path}: the file is missing, and secrets are stored that only it opens")
-            _create(path, Fernet.generate_key().decode())
-        return cls(_read(path))
+        with _refusal_told(path):
+            if not path.exists():
+                if not may_create:
+                    raise SettingsError(
+                        f"key ring {path}: the file is missing, and secrets are stored that only it opens"
+                    )
+                _create(path, Fernet.generate_key().decode())
+            return cls(_read(path))
 
     def with_new_key(self) -> KeyRing:
         """Return a ring that encrypts with a new key and still decrypts with all the others."""
         return KeyRing((Fernet.generate_key().decode(), *self._keys))
 
     def save(self, path: Path) -> None:
-        """Put this ring in the place of the file, all at once."""
-        temporary = _write_beside(path, self._keys)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        """Put this ring in the place of the file, all at once; raise SettingsError when it can not be written."""
+        with _refusal_told(path):
+            temporary = _write_beside(path, self._keys)
+            temporary.replace(path)
+            _sync_folder(path.parent)
 
     def seal(self, secret: str, *, owner: str) -> str:
         """Encrypt a secret for the row of that id."""
@@ -70,6 +75,14 @@ class KeyRing:
             return self._fernet.rotate(sealed.encode()).decode()
         except InvalidToken:
             raise UnreadableSecretError("no key of the ring opens a stored secret") from None
+
+
+@contextlib.contextmanager
+def _refusal_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"key ring {path}: it can not be read or written ({error.strerror})") from None
 
 
 def _read(path: Path) -> tuple[str, ...]:
@@ -105,10 +118,14 @@ def _create(path: Path, key: str) -> None:
 def _write_beside(path: Path, keys: Iterable[str]) -> Path:
     # mkstemp gives mode 0600. The keys are on disk before the file has its name: losing them loses every secret.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.writelines(f"{key}\n" for key in keys)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.writelines(f"{key}\n" for key in keys)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        Path(name).unlink()
+        raise
     return Path(name)
 
 

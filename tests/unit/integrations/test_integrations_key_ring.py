@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 
 import pytest
@@ -126,3 +128,27 @@ def test_does_not_make_a_ring_where_secrets_wait_for_a_lost_one(path):
     with pytest.raises(SettingsError, match="missing"):
         KeyRing.open(path, may_create=False)
     assert not path.exists()
+
+
+def test_says_that_it_can_not_be_made_below_a_file(path):
+    path.parent.mkdir()
+    path.touch()
+
+    with pytest.raises(SettingsError, match=f"^key ring {path}/ring: it can not be read or written \\("):
+        KeyRing.open(path / "ring")
+
+
+def test_keeps_the_old_keys_and_leaves_nothing_beside_them_when_the_disk_is_full(path, monkeypatch):
+    ring = KeyRing.open(path)
+    old = path.read_text()
+
+    def fill_the_disk(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fill_the_disk)
+
+    with pytest.raises(SettingsError, match=r"it can not be read or written \(No space left on device\)$"):
+        ring.with_new_key().save(path)
+
+    assert path.read_text() == old
+    assert list(path.parent.iterdir()) == [path]
