@@ -17,17 +17,23 @@ _OPEN_BY_NAME: Final = (
 )
 
 
-async def count_connections(database: Database, name: str) -> int:
-    """Return how many connections of that name the database's server has to it; SQLite lets no other process in."""
+async def require_stopped(database: Database, name: str, *, of: str) -> None:
+    """Raise SettingsError when a process of a service uses the database, also one that stands still.
+
+    `name` is that of its connections; SQLite lets no other process in.
+    """
+    number = await _count_connections(database, name)
+    if number:
+        counted = f"1 connection of {of} uses" if number == 1 else f"{number} connections of {of} use"
+        raise SettingsError(
+            f"{counted} this database: stop every process of {of} first. A connection that a machine has left which is"
+            f" gone is `{name}` in pg_stat_activity, and pg_terminate_backend ends it"
+        )
+
+
+async def _count_connections(database: Database, name: str) -> int:
     if database.is_exclusive:
         return 0
     async with database.read() as connection:
         found = await connection.execute(_OPEN_BY_NAME, {"by_name": name})
         return int(found.scalar_one())
-
-
-def refuse_while_running(number: int, *, one: str, several: str, of: str, remedy: str) -> None:
-    """Raise SettingsError with what is to be done when any of a service's processes or connections has been counted."""
-    if number:
-        counted = f"1 {one} of {of} uses" if number == 1 else f"{number} {several} of {of} use"
-        raise SettingsError(f"{counted} this database: {remedy}")

@@ -19,10 +19,6 @@ VERSION_TABLE: Final = "delivery_schema_version"
 # What PostgreSQL shows for the connections of a process that serves, and for those of the work here.
 SERVING: Final = "textway-delivery"
 MAINTAINING: Final = "textway-delivery-maintenance"
-_STOP_IT: Final = (
-    "stop every process of Delivery first. A connection that a machine has left which is gone is"
-    f" `{SERVING}` in pg_stat_activity, and pg_terminate_backend ends it"
-)
 
 
 def open_database(settings: DeliverySettings, name: str = SERVING) -> Database:
@@ -46,8 +42,5 @@ async def hold_queue(settings: DeliverySettings, clock: Clock) -> int:
     """
     async with open_database(settings, MAINTAINING) as database:
         await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
-        running = await stopped_services.count_connections(database, SERVING)
-        stopped_services.refuse_while_running(
-            running, one="connection", several="connections", of="Delivery", remedy=_STOP_IT
-        )
+        await stopped_services.require_stopped(database, SERVING, of="Delivery")
         return await sql_hold.hold_queue(database, clock.now())

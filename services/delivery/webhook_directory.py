@@ -56,8 +56,9 @@ class WebhookDirectory:
             signing = answer.integration.outbound if to.id else answer.webhook
             return Target(url=to.url, secrets=self._in_force(signing), is_enabled=True)
         owner = Owner(delivery.tenant_id, to.id if to.kind is DestinationKind.INTEGRATION else "")
+        is_from_memory = self._answers.is_fresh(owner)
         webhook = _webhook_of(delivery, await self._answers.get(owner))
-        if not (_wants(webhook, delivery) and webhook.enabled):
+        if is_from_memory and not (_wants(webhook, delivery) and webhook.enabled):
             # Whoever has just enabled it and replays its events means now.
             webhook = _webhook_of(delivery, await self._answers.get(owner, anew=True))
         is_wanted = _wants(webhook, delivery)

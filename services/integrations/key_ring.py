@@ -6,12 +6,13 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from servicekit.file_refusals import refusal_told
 from servicekit.settings import SettingsError
 
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -35,7 +36,7 @@ class KeyRing:
         Raises SettingsError when it can not be read or written, is missing and may not be made, empty, malformed or
         readable by other users.
         """
-        with _refusal_told(path):
+        with refusal_told(_unusable(path)):
             if not path.exists():
                 if not may_create:
                     raise SettingsError(
@@ -50,7 +51,7 @@ class KeyRing:
 
     def save(self, path: Path) -> None:
         """Put this ring in the place of the file, all at once; raise SettingsError when it can not be written."""
-        with _refusal_told(path):
+        with refusal_told(_unusable(path)):
             temporary = _write_beside(path, self._keys)
             temporary.replace(path)
             _sync_folder(path.parent)
@@ -77,12 +78,8 @@ class KeyRing:
             raise UnreadableSecretError("no key of the ring opens a stored secret") from None
 
 
-@contextlib.contextmanager
-def _refusal_told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SettingsError(f"key ring {path}: it can not be read or written ({error.strerror})") from None
+def _unusable(path: Path) -> str:
+    return f"key ring {path}: it can not be read or written"
 
 
 def _read(path: Path) -> tuple[str, ...]:

@@ -23,10 +23,6 @@ VERSION_TABLE: Final = "integrations_schema_version"
 # What PostgreSQL shows for the connections of a process that serves, and for those of the work here.
 SERVING: Final = "textway-integrations"
 MAINTAINING: Final = "textway-integrations-maintenance"
-_STOP_IT: Final = (
-    "stop every process of Integrations first. A connection that a machine has left which is gone is"
-    f" `{SERVING}` in pg_stat_activity, and pg_terminate_backend ends it"
-)
 
 log = structlog.get_logger(__name__)
 
@@ -58,10 +54,7 @@ async def rotate_key_ring(settings: IntegrationsSettings) -> int:
     async with open_database(settings, MAINTAINING) as database:
         await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         key_ring = (await open_key_ring(database, settings)).with_new_key()
-        running = await stopped_services.count_connections(database, SERVING)
-        stopped_services.refuse_while_running(
-            running, one="connection", several="connections", of="Integrations", remedy=_STOP_IT
-        )
+        await stopped_services.require_stopped(database, SERVING, of="Integrations")
         # The file comes first: a key that has sealed something must never be lost.
         key_ring.save(settings.key_ring_path)
         count = await SqlIntegrationStore(database, key_ring).reseal()

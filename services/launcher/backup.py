@@ -13,11 +13,11 @@ from typing import Final
 
 from servicekit.clock import SystemClock
 from servicekit.errors import ServiceError
+from servicekit.file_refusals import refusal_told
 from servicekit.settings import ENV_PREFIX, load
 from services.delivery import maintenance
 from services.delivery.settings import DeliverySettings
 from services.launcher import databases
-from services.launcher.file_refusals import refusal_told
 from services.launcher.places import KEY_RING, Places, places
 
 MANIFEST: Final = "backup.json"

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from servicekit.clock import SystemClock
+from servicekit.file_refusals import refusal_told
 from servicekit.settings import SettingsError
-from services.launcher.file_refusals import refusal_told
 from services.launcher.parts import PARTS
 
 AUTHORITY: Final = "ca"

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from servicekit.file_refusals import refusal_told
 from services.launcher import gateway
-from services.launcher.file_refusals import refusal_told
 from services.launcher.settings import GatewayFilesSettings
 
 # Within its container alone: bash, which is all that Envoy's image has, can not speak to a Unix socket.
