@@ -44,6 +44,7 @@ class Load:
     secret: str = ""  # signs each body; empty for no signature
     items: int = 1  # messages in one request
     first_number: int = 0  # recipients and references count up from here
+    success: str = "202"  # the status of what is accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Outcome:
 
     requests: int
     accepted: int  # messages
-    refused: dict[str, int]  # answers other than 202, by status
+    refused: dict[str, int]  # answers of another status than what is accepted has, by status
     broken: int  # connections that ended before their answer
     started_at: float
     ended_at: float
@@ -116,6 +117,7 @@ class Run:
 
     def __init__(self, load: Load) -> None:
         self._load = load
+        self._success = load.success.encode()
         self._payloads = Payloads(
             path=load.path, secret=load.secret, items=load.items, first_number=load.first_number, port=load.port
         )
@@ -162,7 +164,7 @@ class Run:
         now = time.monotonic()
         self._under_way -= 1
         self._latencies.append((now - due_at) * 1000)
-        if status == b"202":
+        if status == self._success:
             self._accepted += 1 if self._load.items == 1 else body.count(b'"id":"msg_')
             self._moments.append(now)
         else:

@@ -70,10 +70,6 @@ class Product:
         """Return its processes by name."""
         return processes.named(self._process.pid, NAMES, processes.all_processes())
 
-    def pids(self, name: str) -> list[int]:
-        """Return the pids of one part."""
-        return [process.pid for process in self.processes()[name]]
-
 
 @contextlib.contextmanager
 def running(folder: Path, *, carrier_port: int, settings: Mapping[str, str]) -> Iterator[Product]:

@@ -40,7 +40,8 @@ def record(stage: Stage, folder: Path, seconds: float, say: Callable[[str], None
     """Write a profile of each process under a load at saturation."""
     folder.mkdir(parents=True, exist_ok=True)
     load = stage.load(connections=64, seconds=seconds + 2 * _WARM_UP_SECONDS)
-    targets = [(name, pid) for name in PROFILED for pid in stage.product.pids(name)]
+    groups = stage.groups()
+    targets = [(name, process.pid) for name in PROFILED for process in groups[name]]
     paths = {f"{name}-{pid}": folder / f"{name}-{pid}.stacks" for name, pid in targets}
     with peers.under_load(load) as generator:
         time.sleep(_WARM_UP_SECONDS)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from benchmarks import databases, peers, processes, product
 from benchmarks.load import Load, Outcome
@@ -20,8 +20,8 @@ from tests.fakes.postgres import PostgresServer
 OURS: Final = ("gateway", "integrations", "ingress", "delivery", "launcher")
 DRAINED_WITHIN_SECONDS: Final = 120.0
 # For what is still written down when the carrier has the last message.
-SETTLE_SECONDS: Final = 0.5
-NUMBERS_FOR_EACH_LOAD: Final = 500_000
+_SETTLE_SECONDS: Final = 0.5
+_NUMBERS_FOR_EACH_LOAD: Final = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,34 +43,49 @@ class Measured:
     @property
     def cpu_us_of_ours(self) -> float:
         """CPU of all our processes for one message; the database server is not ours."""
-        return sum(self.cpu_us[name] for name in OURS)
+        return _sum_of_ours(self.cpu_us)
 
     @property
     def resident_mib_of_ours(self) -> float:
         """Memory of all our processes."""
-        return sum(self.resident_mib[name] for name in OURS)
+        return _sum_of_ours(self.resident_mib)
 
     @property
     def proportional_mib_of_ours(self) -> float:
         """Memory of all our processes, with what they share counted once."""
-        return sum(self.proportional_mib[name] for name in OURS)
+        return _sum_of_ours(self.proportional_mib)
+
+
+def _sum_of_ours(figures: Mapping[str, float]) -> float:
+    return sum(figure for name, figure in figures.items() if name in OURS)
+
+
+class Shown(Protocol):
+    """What takes payloads at an address and hands messages to the carrier."""
+
+    port: int
+    path: str
+    secret: str
+
+    def processes(self) -> dict[str, list[Process]]:
+        """Return its processes by name."""
 
 
 class Stage:
     """What is measured, and what it stands between."""
 
-    def __init__(self, shown: product.Product, sink: peers.Sink, server_pid: int | None) -> None:
-        self.product = shown
+    def __init__(self, shown: Shown, sink: peers.Sink, server_pid: int | None) -> None:
+        self._shown = shown
         self.sink = sink
         self._server_pid = server_pid
-        self._first_numbers = itertools.count(0, NUMBERS_FOR_EACH_LOAD)
+        self._first_numbers = itertools.count(0, _NUMBERS_FOR_EACH_LOAD)
 
     def load(self, *, connections: int, seconds: float, rate: float = 0.0, items: int = 1) -> Load:
         """Return a load for this product, with recipients that none before it had."""
         return Load(
-            port=self.product.port,
-            path=self.product.path,
-            secret=self.product.secret,
+            port=self._shown.port,
+            path=self._shown.path,
+            secret=self._shown.secret,
             connections=connections,
             seconds=seconds,
             rate=rate,
@@ -80,7 +95,7 @@ class Stage:
 
     def groups(self) -> dict[str, list[Process]]:
         """Return the processes of the product, and the database server's."""
-        groups = self.product.processes()
+        groups = self._shown.processes()
         if self._server_pid is not None:
             groups["postgresql"] = processes.tree(self._server_pid, processes.all_processes())
         return groups
@@ -93,7 +108,7 @@ class Stage:
         groups = self.groups()
         memory, proportional = processes.resident_mebibytes(groups), processes.proportional_mebibytes(groups)
         arrived = self.sink.wait_for(outcome.accepted, drain_seconds)
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(_SETTLE_SECONDS)
         usage = Usage.between(before, processes.snapshot(self.groups()))
         sink_seconds = self.sink.stats()["cpu_seconds"] - sink_before
         delivered = int(arrived["distinct"])
