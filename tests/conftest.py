@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,10 +13,22 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import postgres
+from tests.kit import schemas
 
 # Many services run in this process, and would all show their metrics at the same address.
 for name in ("INTEGRATIONS", "INGRESS", "DELIVERY"):
     os.environ.setdefault(f"TEXTWAY_{name}_METRICS_LISTEN", "")
+
+
+# To look for circles among all that stays takes a second here, in which no event loop turns.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for circles in what the tests make, as rarely as the product does, and not in the tests themselves."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 class FixedClock:
@@ -80,3 +93,25 @@ def postgres_database(postgres_scratch: str) -> str:
     """An empty database on it."""
     postgres.empty(postgres_scratch)
     return postgres_scratch
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> Iterator[str]:
+    with postgres.new_database(postgres_url) as url:
+        schemas.bring_up(url)
+        yield url.rpartition("/")[2]
+
+
+@pytest.fixture
+def postgres_with_schemas(postgres_url: str, postgres_template: str) -> Iterator[str]:
+    """A database on it that has the newest schema of every service, and no row yet. Its steps take half a second."""
+    with postgres.new_database(postgres_url, "STRATEGY file_copy", template=postgres_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed file with the same. What is copied from it is a database of its own."""
+    path = tmp_path_factory.mktemp("schemas") / "template.db"
+    schemas.bring_up(f"sqlite:///{path}")
+    return path

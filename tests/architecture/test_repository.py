@@ -111,7 +111,8 @@ async def test_migrating_equals_the_models(service, engine, request):
         )
         return list(compare_metadata(context, models))
 
-    async with database.read() as connection:
+    # It reads the whole catalog, in Python.
+    async with database.read(patience_seconds=60) as connection:
         assert await connection.run_sync(differences) == []
     await database.close()
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from servicekit import ids
+from tests.fakes.postgres import new_database
 from tests.kit.ports import free_port
 
 STARTED_WITHIN_SECONDS = 90
@@ -133,26 +134,48 @@ class Product:
         return httpx.Client(base_url=self.address, headers=headers, trust_env=False, timeout=10, **options)
 
 
-@pytest.fixture(scope="session")
+@contextlib.contextmanager
+def products(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Product]]:
+    """Make products, and stop in the end whichever still runs."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> Product:
+            product = Product(tmp_path_factory.mktemp("data"), free_port())
+            stack.callback(product.stop)
+            return product
+
+        yield make
+
+
+@contextlib.contextmanager
+def on_postgres(product: Product, url: str) -> Iterator[Product]:
+    """The product with a database for each service."""
+    with new_database(url) as integrations, new_database(url) as delivery:
+        product.environment |= {
+            "TEXTWAY_INTEGRATIONS_DATABASE_URL": integrations,
+            "TEXTWAY_DELIVERY_DATABASE_URL": delivery,
+        }
+        product.start()
+        try:
+            yield product
+        finally:
+            product.stop()
+
+
+@pytest.fixture(scope="module")
 def new_product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Product]]:
-    made: list[Product] = []
-
-    def make() -> Product:
-        product = Product(tmp_path_factory.mktemp("data"), free_port())
-        made.append(product)
-        return product
-
-    yield make
-    for product in made:
-        product.stop()
+    """Make a product that is a module's own: it does not go on beside the tests of another."""
+    with products(tmp_path_factory) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")
-def product(new_product: Callable[[], Product]) -> Product:
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """The product that tests share; whoever hurts it takes one of its own."""
-    shared = new_product()
-    shared.start()
-    return shared
+    with products(tmp_path_factory) as make:
+        shared = make()
+        shared.start()
+        yield shared
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ def test_refuses_compressed_bodies(post, integration, stored):
         ("Bearer hello", "unauthorized"),
         ("Bearer sk_live_" + "x" * 39, "unauthorized"),
         ("Bearer sk_live_" + "x" * 40, "invalid_api_key"),
-        (f"Bearer {ids.new_secret('sk_live', 40)}", "invalid_api_key"),
+        pytest.param(f"Bearer {ids.new_secret('sk_live', 40)}", "invalid_api_key", id="well formed and unknown"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/ingress"])

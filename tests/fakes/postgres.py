@@ -24,6 +24,8 @@ from tests.kit.ports import free_port
 
 URL_SETTING = "TEXTWAY_TEST_POSTGRES_URL"
 STARTED_WITHIN_SECONDS = 30
+MEMORY = Path("/dev/shm")  # mkdtemp makes a folder of its own in it
+MEMORY_BYTES = 8 * 2**30
 # What PostgreSQL must not run as root with; any user without rights of its own will do.
 UNPRIVILEGED = "nobody"
 
@@ -107,7 +109,7 @@ class PostgresServer:
 @contextlib.contextmanager
 def running_server(**settings: str) -> Iterator[PostgresServer]:
     """Start a server of one's own, to be stopped and paused at will; skip the test where none can run."""
-    folder = Path(tempfile.mkdtemp(prefix="textway-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="textway-postgres-", dir=_in_memory()))
     try:
         server = PostgresServer(folder, **settings)
         server.start()
@@ -133,10 +135,13 @@ def shared_url() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def new_database(url: str, options: str = "") -> Iterator[str]:
-    """A new database on a server, by its URL; dropped afterwards, whoever is still connected."""
+def new_database(url: str, options: str = "", template: str = "template0") -> Iterator[str]:
+    """A new database on a server, by its URL; dropped afterwards, whoever is still connected.
+
+    It is a copy of `template`, to which nobody may be connected meanwhile.
+    """
     name = f"textway_test_{secrets.token_hex(6)}"
-    execute(url, f'CREATE DATABASE "{name}" TEMPLATE template0 {options}')
+    execute(url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" {options}')
     try:
         yield make_url(url).set(database=name).render_as_string(hide_password=False)
     finally:
@@ -164,6 +169,14 @@ def execute(url: str, *statements: str) -> None:
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, run()).result()
+
+
+def _in_memory() -> Path | None:
+    """Where a server need not wait for a disk that others use too; it syncs as it is shipped to."""
+    try:
+        return MEMORY if shutil.disk_usage(MEMORY).free >= MEMORY_BYTES else None
+    except OSError:
+        return None
 
 
 def _programs() -> Path:

@@ -1,0 +1,24 @@
+"""The newest schema of every service, made once and copied for each test that is not about how it is made."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from servicekit import migrations
+from servicekit.database import Database
+from services.delivery import maintenance as delivery
+from services.integrations import maintenance as integrations
+
+
+def bring_up(url: str) -> None:
+    """Run the steps of both services in one database, where their tables bear different names."""
+
+    async def run() -> None:
+        async with Database.open(url) as database:
+            for service in (integrations, delivery):
+                await migrations.migrate(database, service.MIGRATIONS, service.VERSION_TABLE)
+
+    # A fixture may be set up within an event loop or without.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, run()).result()
