@@ -13,6 +13,9 @@ ADMIN_PORT=9901
 DRAIN_SECONDS=5
 # No request takes longer.
 LAST_ANSWER_SECONDS=10
+FIGURES='^(listener_manager\.listener_stopped|http\.public\.downstream_(cx_active|rq_active|rq_total))$'
+# Rounds of 0.1 s. Whoever has connected has sent its request by then.
+QUIET_ROUNDS=5
 
 administer() { # METHOD PATH: prints the answer, its headers first
   local line
@@ -22,20 +25,29 @@ administer() { # METHOD PATH: prints the answer, its headers first
   exec 3>&-
 }
 
-in_hand() {
-  administer GET '/stats?filter=^http\.public\.downstream_rq_active$' | sed -n 's/^http\.public\.downstream_rq_active: //p'
-}
-
+# Over when it listens no more, and nobody is connected or those who are have sent nothing for a while.
 stop() {
   trap '' TERM INT
   administer POST '/drain_listeners?graceful' >/dev/null
   sleep "$DRAIN_SECONDS"
-  local left=$((LAST_ANSWER_SECONDS * 10))
-  while [ "$left" -gt 0 ] && [ "$(in_hand)" != 0 ]; do
+  local figures begun before='' quiet=0 left=$((LAST_ANSWER_SECONDS * 10))
+  while [ "$left" -gt 0 ]; do
+    figures=$(administer GET "/stats?filter=$FIGURES") || break
+    begun=$(figure http.public.downstream_rq_total)
+    if [ "$(figure listener_manager.listener_stopped)" = 0 ] || [ "$(figure http.public.downstream_rq_active)" != 0 ] ||
+      [ "$begun" != "$before" ]; then
+      before=$begun quiet=0
+    elif [ "$(figure http.public.downstream_cx_active)" = 0 ] || [ "$quiet" -ge "$QUIET_ROUNDS" ]; then
+      break
+    fi
     sleep 0.1
-    left=$((left - 1))
+    quiet=$((quiet + 1)) left=$((left - 1))
   done
   kill -TERM "$envoy" 2>/dev/null
+}
+
+figure() { # NAME: prints it, of those in `figures`
+  sed -n "s/^$1: //p" <<<"$figures"
 }
 
 case "${1:-}" in

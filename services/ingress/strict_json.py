@@ -140,9 +140,20 @@ def _refuse_bad_escapes(text: str, start: int) -> None:
             _refuse_at(text, start, escape.start(), "A string holds half of a surrogate pair.")
 
 
+# What systems send that were told to send anything else, by how it begins.
+_OTHER_FORMATS: Final = (
+    (re.compile(r"\s*[\w.%+\[\]-]+="), "it looks like a form"),
+    (re.compile(r"\s*<"), "it looks like XML or HTML"),
+    (re.compile(r"\s*--[^\s]+\r?\n"), "it looks like a multipart form"),
+)
+
+
 def _syntax_error(text: str, start: int, error: json.JSONDecodeError) -> InvalidJsonError:
     offset = _byte_offset(text, start, error.pos)
-    if error.msg == "Extra data":
+    other = next((what for form, what in _OTHER_FORMATS if form.match(text)), None)
+    if other:
+        what = other
+    elif error.msg == "Extra data":
         what = "something follows the document"
     else:
         what = error.msg.removesuffix(" at").removesuffix(" starting")

@@ -34,8 +34,8 @@ def write(folder: Path, names: Sequence[str]) -> Sequence[Path]:
     """Write certificates and keys for all processes, signed by the folder's authority; return the new files.
 
     The authority is made the first time and kept after that, so that to run this again is to renew. `names` are further
-    names and addresses under which the processes are reached. Raises SettingsError when the authority can not be used,
-    or the folder can not be written to.
+    names and addresses under which the processes are reached. Raises SettingsError when the authority can not be used
+    or a part of it is gone, or the folder can not be written to.
     """
     with refusal_told(f"{folder} can not be written to"):
         return _write_all(folder, names)
@@ -44,7 +44,13 @@ def write(folder: Path, names: Sequence[str]) -> Sequence[Path]:
 def _write_all(folder: Path, names: Sequence[str]) -> Sequence[Path]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     written: list[Path] = []
-    if not (folder / f"{AUTHORITY}.crt").exists():
+    authority_file, authority_key_file = folder / f"{AUTHORITY}.crt", folder / f"{AUTHORITY}.key"
+    if not authority_file.exists():
+        if authority_key_file.exists():
+            raise SettingsError(
+                f"{authority_file} is gone: put it back, or remove {authority_key_file.name} too to begin with a new"
+                " authority, which every process must be given then"
+            )
         written += _write_pair(folder, AUTHORITY, *_new_authority())
     authority, authority_key = _read_authority(folder)
     for holder in HOLDERS:

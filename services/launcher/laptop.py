@@ -58,7 +58,8 @@ def run_up(settings: LauncherSettings, *, greeter: Sequence[str] = GREETER, pyth
                 return code
             report("the databases could not be brought up to date")
             return 1
-        write_addresses(data_dir, {**addresses, "gateway": settings.address})
+        gateway = {"gateway": settings.address, "gateway_admin": str(sockets / gateway_process.ADMIN_SOCKET)}
+        write_addresses(data_dir, {**addresses, **gateway})
         plan = Plan(
             children=[*(_child(each, addresses, python) for each in services), _gateway(settings, configuration)],
             folders=folders,
@@ -82,9 +83,11 @@ def _prepare(
     services: Sequence[ServiceProcess],
     addresses: Mapping[str, str],
 ) -> Path:
-    from services.launcher import carriers_command, gateway
+    from services.launcher import carriers_command, gateway, settings_reference
     from services.launcher.parts import PARTS
 
+    for sentence in settings_reference.mistyped(os.environ):
+        report(sentence)
     # What is wrong in a setting or in a file is told once, and before anything starts.
     for part in PARTS.values():
         load(part.settings_type)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -13,8 +14,8 @@ import grpc
 from servicekit import clients, tls
 from servicekit.errors import ServiceError
 from servicekit.settings import UNIX
-from services.launcher import tls_mismatch
-from services.launcher.runtime import running_addresses
+from services.launcher import gateway_process, tls_mismatch
+from services.launcher.runtime import running_address, running_addresses
 from services.launcher.settings import StatusSettings
 from textway.operations.v1 import operations_service_pb2 as operations_v1
 from textway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
@@ -26,14 +27,19 @@ NOT_ANSWERING: Final = "does not answer"
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """One process that serves a service, and what it says of itself."""
+    """One process that serves a service, or the gateway's, and what it says of itself."""
 
     service: str
     address: str
-    status: operations_v1.ServiceStatus | None = None  # None when it does not answer
+    status: operations_v1.ServiceStatus | None = None  # None when it does not answer, and for the gateway
     version: str = ""
     up_seconds: float = 0.0
     problem: str = ""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it has said anything of itself."""
+        return bool(self.version)
 
     @property
     def is_ready(self) -> bool:
@@ -47,9 +53,12 @@ async def all_replicas(settings: StatusSettings) -> list[Replica]:
     None are returned when nothing answers and nobody has said where anything would be.
     """
     identity = tls.identity(settings)
-    found = await asyncio.gather(*(_of_service(*each, identity) for each in _addresses(settings)))
+    found = await asyncio.gather(
+        *(_of_service(*each, identity) for each in _addresses(settings)),
+        asyncio.to_thread(_gateway, settings.data_dir),
+    )
     replicas = [replica for replicas in found for replica in replicas]
-    if not _is_said_where(settings) and all(replica.status is None for replica in replicas):
+    if not _is_said_where(settings) and not any(replica.is_answering for replica in replicas):
         return []
     return replicas
 
@@ -70,6 +79,20 @@ def _addresses(settings: StatusSettings) -> Iterator[tuple[str, str]]:
     for name, address in said.items():
         for running in running_addresses(settings.data_dir, name) or [address]:
             yield name, running
+
+
+def _gateway(data_dir: Path) -> list[Replica]:
+    # One in a container can be asked within that container only; the container engine does.
+    address, admin = running_address(data_dir, "gateway"), running_address(data_dir, "gateway_admin")
+    if address is None or admin is None:
+        return []
+    try:
+        running = gateway_process.ask(Path(admin), timeout_seconds=ANSWER_SECONDS)
+    except OSError:
+        return [Replica(service="gateway", address=address, problem=NOT_ANSWERING)]
+    problem = "" if running.is_live else "is starting or stopping"
+    found = Replica(service="gateway", address=address, version=running.version, up_seconds=running.up_seconds)
+    return [replace(found, problem=problem)]
 
 
 async def _of_service(service: str, address: str, identity: tls.Identity | None) -> list[Replica]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Final
 
 from pydantic.fields import FieldInfo
@@ -13,6 +14,9 @@ from servicekit.settings import ENV_PREFIX, ProcessSettings
 from services.launcher.parts import PARTS
 from services.launcher.settings import GatewayFilesSettings, LauncherSettings, StatusSettings
 
+# Read by commands and by those who test and measure, not by a process that serves.
+_OTHERS: Final = frozenset({f"{ENV_PREFIX}API_KEY", f"{ENV_PREFIX}IMAGE"})
+_OTHERS_BEGIN: Final = (f"{ENV_PREFIX}TEST_", f"{ENV_PREFIX}FAULT_", f"{ENV_PREFIX}FULL_", f"{ENV_PREFIX}BENCH_")
 _HEADING: Final = (
     "Settings come from environment variables. A setting that can not be used stops the start and is named."
 )
@@ -65,6 +69,17 @@ def env_example() -> str:
         for each in fresh:
             lines += [f"# {each.meaning}", f"# {each.name}={each.default}"]
     return "\n".join(lines) + "\n"
+
+
+def mistyped(names: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each name that looks like a setting, and that nothing reads."""
+    known = {each.name for _, settings in groups() for each in settings}
+    for name in sorted(names):
+        if not name.startswith(ENV_PREFIX) or name in known | _OTHERS or name.startswith(_OTHERS_BEGIN):
+            continue
+        similar = get_close_matches(name, known, n=1, cutoff=0.85)
+        hint = f"is {similar[0]} meant?" if similar else "docs/configuration.md lists them all"
+        yield f"{name} is no setting and changes nothing: {hint}"
 
 
 def _setting(name: str, field: FieldInfo) -> Setting:

@@ -1,4 +1,4 @@
-"""`textway status`: every replica, the queue, the webhooks and the carriers, for a person or for a machine."""
+"""`textway status`: every replica, the gateway, the queue, the webhooks and the carriers, for people and machines."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _verdict(report: Report) -> str:
 
 
 def _replica_row(replica: Replica) -> tuple[str, ...]:
-    if replica.status is None:
+    if not replica.is_answering:
         return (replica.service, replica.address, "not answering", "-", "-")
     state = "ready" if replica.is_ready else "not ready"
     return (replica.service, replica.address, state, replica.version, _duration(replica.up_seconds))

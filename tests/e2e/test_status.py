@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from tests.e2e.conftest import eventually
 from tests.kit.ports import free_address
@@ -18,7 +19,9 @@ def test_shows_every_process_the_queue_and_the_carriers(product, api):
     lines = for_people.stdout.splitlines()
     assert lines[0] == "Textway is ready."
     rows = {line.split()[0]: line.split() for line in lines if line}
-    assert [rows[name][2] for name in ("integrations", "delivery", "ingress")] == ["ready"] * 3
+    assert [rows[name][2] for name in ("integrations", "delivery", "ingress", "gateway")] == ["ready"] * 4
+    assert rows["gateway"][1] == product.address
+    assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", rows["gateway"][3])
     assert rows["queue"][1:3] == ["0", "ready,"]
     assert rows["simulator"][1:3] == ["simulator", "healthy"]
     told = json.loads(for_machines.stdout)

@@ -62,6 +62,17 @@ def test_an_authority_whose_key_is_gone_signs_nothing(tmp_path):
         certificates.write(tmp_path, [])
 
 
+def test_an_authority_that_is_gone_is_not_replaced_by_another_in_silence(tmp_path):
+    certificates.write(tmp_path, [])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "ca.crt"}
+    (tmp_path / "ca.crt").unlink()
+
+    with pytest.raises(SettingsError, match=r"ca\.crt is gone: put it back, or remove ca\.key too"):
+        certificates.write(tmp_path, [])
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_refuses_a_name_that_no_certificate_can_have(tmp_path):
     with pytest.raises(SettingsError, match=r"^bücher: this is neither a name in ASCII nor an address"):
         certificates.write(tmp_path, ["bücher"])

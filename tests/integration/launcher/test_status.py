@@ -138,3 +138,15 @@ async def test_asks_each_process_that_up_has_started(serve, tmp_path):
 
     found = {replica.address: replica.problem for replica in report.replicas if replica.service == "ingress"}
     assert found == {first: "", f"127.0.0.2:{port}": "", f"127.0.0.3:{port}": "does not answer"}
+
+
+async def test_tells_of_a_gateway_that_does_not_answer(serve, tmp_path):
+    await serve(delivery())
+    write_addresses(tmp_path, {"gateway": "http://127.0.0.1:8080", "gateway_admin": str(tmp_path / "envoy.sock")})
+
+    report = await status_command.ask()
+
+    assert not report.is_ready
+    assert [replica.service for replica in report.replicas if not replica.is_ready] == ["gateway"]
+    first, *_ = status_command.as_text(report).splitlines()
+    assert first == "gateway at http://127.0.0.1:8080: does not answer"

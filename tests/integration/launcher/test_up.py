@@ -173,7 +173,7 @@ def test_tells_other_commands_where_the_services_are(up: Up) -> None:
     process.communicate(timeout=30)
 
     services = ("integrations", "ingress", "delivery")
-    assert set(addresses) == {*services, *(f"{name}_metrics" for name in services), "gateway"}
+    assert set(addresses) == {*services, *(f"{name}_metrics" for name in services), "gateway", "gateway_admin"}
     assert len(set(addresses.values())) == len(addresses)
     assert mode == 0o600
     assert not file.exists()
@@ -230,7 +230,7 @@ def test_starts_as_many_processes_of_ingress_as_it_is_told_and_waits_for_each(up
     assert early == []
     assert greeting == f"hello http://127.0.0.1:{up.port}\n"
     assert (process.returncode, errors) == (0, "")
-    assert len(set(addresses.values())) == len(addresses) == 9
+    assert len(set(addresses.values())) == len(addresses) == 10
     for name in ("ingress", "ingress-2"):
         environment = up.environment_of(name)
         assert environment["TEXTWAY_INGRESS_LISTEN"] == addresses[name]
@@ -285,6 +285,18 @@ def test_refuses_a_setting_of_any_service_before_anything_starts(up: Up, setting
     assert errors.startswith(f"refused: TEXTWAY_{setting}: ")
     assert errors.count("\n") == 1
     assert not list((up.folder / "logs").iterdir())
+
+
+def test_says_which_settings_there_are_not_and_goes_on(up: Up) -> None:
+    process = up.start(TEXTWAY_HTTP_PRT="9090", TEXTWAY_INGRESS_URL="http://127.0.0.1:8080", TEXTWAY_BOOTSTRAP_KEY="0")
+    _, errors = process.communicate(timeout=30)
+
+    first, second, third, *_ = errors.splitlines()
+    assert first == "textway: TEXTWAY_HTTP_PRT is no setting and changes nothing: is TEXTWAY_HTTP_PORT meant?"
+    assert second == (
+        "textway: TEXTWAY_INGRESS_URL is no setting and changes nothing: docs/configuration.md lists them all"
+    )
+    assert third.startswith("refused: TEXTWAY_BOOTSTRAP_KEY: ")
 
 
 @pytest.mark.parametrize(

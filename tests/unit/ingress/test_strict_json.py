@@ -155,3 +155,21 @@ def test_no_bytes_make_anything_but_a_document_or_a_refusal(body: bytes) -> None
 )
 def test_renders_what_it_decoded_cut_at_the_limit(body: bytes, limit: int, rendered: str) -> None:
     assert render(decode(body), limit) == rendered
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"to=%2B6581230000&text=Hello", "it looks like a form"),
+        (b"order[to]=%2B6581230000", "it looks like a form"),
+        (b"\r\n<?xml version='1.0'?><sms/>", "it looks like XML or HTML"),
+        (b"--b0undary\r\nContent-Disposition: form-data", "it looks like a multipart form"),
+        (b"hello", "expecting value"),
+        (b"{to=1}", "expecting property name enclosed in double quotes"),
+    ],
+)
+def test_says_what_was_sent_in_place_of_json(body, told):
+    with pytest.raises(InvalidJsonError) as refused:
+        decode(body)
+
+    assert f": {told}. Send one JSON document in UTF-8." in refused.value.message
