@@ -11,7 +11,6 @@ from typing import Final
 from servicekit import schema, stopped_services
 from servicekit.clock import Clock
 from servicekit.database import Database
-from services.delivery import sql_hold
 from services.delivery.settings import DeliverySettings
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -40,6 +39,8 @@ async def hold_queue(settings: DeliverySettings, clock: Clock) -> int:
     Delivery must not be running, because it would go on sending what it has in hand and what comes: raises
     SettingsError when a connection of it is seen on the database.
     """
+    from services.delivery import sql_hold  # noqa: PLC0415  # whoever migrates has no need of the tables' classes
+
     async with open_database(settings, MAINTAINING) as database:
         await schema.require_usable(database, MIGRATIONS, VERSION_TABLE)
         await stopped_services.require_stopped(database, SERVING, of="Delivery")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from servicekit import migrations
-from servicekit.database import Database
-from services.delivery import maintenance, sql_backlog
+from services.delivery import sql_backlog
 from services.delivery.backlog import MessageBacklog, WebhookBacklog
 from services.delivery.sql_backlog import SqlBacklog
 from services.delivery.sql_store import SqlMessageStore
@@ -22,14 +19,6 @@ from tests.contract.test_claiming_at_scale import new_message, refused_for_now
 from tests.kit.claims import ROUTE, claim
 
 NOW = datetime(2026, 6, 12, 14, 32, tzinfo=UTC)
-
-
-@pytest.fixture
-async def database(database_url) -> AsyncIterator[Database]:
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
-import pytest
-
-from servicekit import migrations
-from servicekit.database import Database
-from services.delivery import maintenance
 from services.delivery.domain import OnUnknown, Outcome, Resolution, Status
 from services.delivery.sql_backlog import SqlBacklog
 from services.delivery.sql_hold import hold_queue
@@ -20,14 +14,6 @@ from tests.contract.test_claiming_at_scale import finished, new_message
 from tests.kit.claims import ROUTE, claim
 
 LATER = NOW + timedelta(minutes=1)
-
-
-@pytest.fixture
-async def database(database_url) -> AsyncIterator[Database]:
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
-    yield database
-    await database.close()
 
 
 async def test_holds_what_waits_and_what_is_being_sent_and_leaves_the_rest(database, monkeypatch):

@@ -11,14 +11,11 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import text
 
-from servicekit import migrations
-from servicekit.database import Database
 from servicekit.errors import IdempotencyMismatchError, NotFoundError
 from servicekit.ids import new_id
 from services.integrations.domain import IntegrationChanges, KeptAnswer, RepeatableCall
 from services.integrations.errors import NoWebhookConfigError
 from services.integrations.key_ring import KeyRing, UnreadableSecretError
-from services.integrations.maintenance import MIGRATIONS, VERSION_TABLE
 from services.integrations.signing_secrets import NO_SECRETS, OldSecret, SigningSecrets
 from services.integrations.sql_sealed import holds_secrets
 from services.integrations.sql_store import SqlIntegrationStore
@@ -44,18 +41,15 @@ FIELDS = WebhookFields(url=URL, events=("message.received", "message.failed"))
 
 
 @pytest.fixture
-async def stores(database_url):
-    database = Database.open(database_url)
-    await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
+def stores(database):
     key_ring = KeyRing([Fernet.generate_key().decode()])
-    yield SimpleNamespace(
+    return SimpleNamespace(
         database=database,
         key_ring=key_ring,
         tenants=SqlTenantStore(database, key_ring),
         integrations=SqlIntegrationStore(database, key_ring),
         webhooks=SqlWebhookStore(database, key_ring),
     )
-    await database.close()
 
 
 @pytest.fixture

@@ -60,17 +60,14 @@ DEDUPE = Dedupe(key="$.order.id", window_seconds=3_600, mode="annotate")
 
 
 @pytest.fixture
-async def stores(database_url):
-    database = Database.open(database_url)
-    await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
+def stores(database):
     key_ring = KeyRing([Fernet.generate_key().decode()])
-    yield SimpleNamespace(
+    return SimpleNamespace(
         database=database,
         key_ring=key_ring,
         tenants=SqlTenantStore(database, key_ring),
         integrations=SqlIntegrationStore(database, key_ring),
     )
-    await database.close()
 
 
 def a_tenant(name="shop", at=NOW):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from servicekit import migrations
-from servicekit.database import Database
 from servicekit.paging import PageRequest
-from services.delivery import maintenance
 from services.delivery.domain import (
     BatchPlace,
     DedupeKey,
@@ -52,11 +49,8 @@ TENANT = "ten_a"
 
 
 @pytest.fixture
-async def store(database_url) -> AsyncIterator[SqlMessageStore]:
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
-    yield SqlMessageStore(database)
-    await database.close()
+def store(database) -> SqlMessageStore:
+    return SqlMessageStore(database)
 
 
 def new_message(**changes: object) -> NewMessage:
@@ -851,9 +845,7 @@ async def test_a_message_keeps_the_request_that_it_came_by_for_whoever_sends_it_
     assert again.number == 2
 
 
-async def test_who_watches_hears_of_messages_that_receipts_have_moved_and_of_no_others(database_url):
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
+async def test_who_watches_hears_of_messages_that_receipts_have_moved_and_of_no_others(database):
     heard: list[Message] = []
     store = SqlMessageStore(database, on_moved=heard.extend)
     await store.add([new_message()])
@@ -863,6 +855,5 @@ async def test_who_watches_hears_of_messages_that_receipts_have_moved_and_of_no_
     for _ in range(2):
         await store.apply_receipts([receipt(attempt.message.id)])
 
-    await database.close()
     (moved,) = heard
     assert (moved.id, moved.status) == (attempt.message.id, Status.DELIVERED)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from servicekit import migrations
-from servicekit.database import Database
-from services.delivery import maintenance
 from services.delivery.domain import Failure, FailureReason, Outcome, Receipt, Status
 from services.delivery.receipt_rules import PARKED_FOR
 from services.delivery.sql_store import SqlMessageStore
@@ -24,11 +20,8 @@ LATER = NOW + timedelta(seconds=60)
 
 
 @pytest.fixture
-async def store(database_url) -> AsyncIterator[SqlMessageStore]:
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
-    yield SqlMessageStore(database)
-    await database.close()
+def store(database) -> SqlMessageStore:
+    return SqlMessageStore(database)
 
 
 def told(status: Status = Status.DELIVERED, **changes: object) -> Receipt:
@@ -541,9 +534,7 @@ class TestMissingReceipts:
 
 @pytest.mark.parametrize("quicker", [Status.SENT, Status.DELIVERED])
 @pytest.mark.parametrize("outcome", [(Outcome.TAKEN, Status.SENT), (Outcome.REFUSED, Status.FAILED)])
-async def test_tells_nothing_of_an_outcome_when_a_receipt_was_quicker(database_url, quicker, outcome):
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
+async def test_tells_nothing_of_an_outcome_when_a_receipt_was_quicker(database, quicker, outcome):
     announced: list[Status] = []
     store = SqlMessageStore(database, announce=lambda message: announced.append(message.status) or ())
     message = new_message()
@@ -555,7 +546,6 @@ async def test_tells_nothing_of_an_outcome_when_a_receipt_was_quicker(database_u
 
     assert announced == [quicker]
     assert await status(store, message.id) is quicker
-    await database.close()
 
 
 async def test_knows_a_message_by_the_id_of_an_outcome_that_came_after_its_lease_was_lost(store):

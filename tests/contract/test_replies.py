@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 
-from servicekit import migrations
-from servicekit.database import Database
 from servicekit.ids import new_id
 from servicekit.paging import PageRequest
-from services.delivery import maintenance
 from services.delivery.domain import Failure, FailureReason, NewMessage, Outcome, Receipt, Reply, Status
 from services.delivery.optouts import OptOutWords
 from services.delivery.replies import LONGEST_WINDOW, InboundFilter, OptOutSource, ReceivedReply
@@ -62,13 +58,10 @@ class Stores:
 
 
 @pytest.fixture
-async def stores(database_url) -> AsyncIterator[Stores]:
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
-    yield Stores(
+def stores(database) -> Stores:
+    return Stores(
         messages=SqlMessageStore(database), replies=SqlReplyStore(database), webhooks=SqlWebhookStore(database)
     )
-    await database.close()
 
 
 def said(text: str = "YES", **changes: object) -> Reply:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from servicekit import migrations
-from servicekit.database import Database
-from services.delivery import maintenance
 from services.delivery.domain import Failure, FailureReason, Status
 from services.delivery.pacing import HORIZON_US, Limit, Limits, Wish
 from services.delivery.sql_carriers import SqlCarrierStore
@@ -21,14 +17,6 @@ from tests.contract.test_message_store import NOW, TENANT, finished, new_message
 from tests.kit.claims import begin, claim
 
 LEASE = NOW + timedelta(seconds=30)
-
-
-@pytest.fixture
-async def database(database_url) -> AsyncIterator[Database]:
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
-    yield database
-    await database.close()
 
 
 @pytest.fixture

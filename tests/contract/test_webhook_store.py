@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -38,14 +37,6 @@ EVERYTHING = WebhookFilter()
 DIALLED = "https://receiver.example/sms"
 ROUNDS = 30
 numbers = itertools.count()
-
-
-@pytest.fixture
-async def database(database_url) -> AsyncIterator[Database]:
-    database = Database.open(database_url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
-    yield database
-    await database.close()
 
 
 @pytest.fixture

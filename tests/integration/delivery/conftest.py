@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -147,7 +148,9 @@ class World:
 
 
 @pytest.fixture
-async def unstarted_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def unstarted_world(
+    tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
     monkeypatch.setenv("TEXTWAY_NOTICE_SECONDS", "0")
     settings = DeliverySettings(
         data_dir=tmp_path / "data",
@@ -157,6 +160,8 @@ async def unstarted_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> As
         drain_seconds=CALL_GRACE_SECONDS + 0.2,
     )
     world = World(registry=FakeRegistry(settings.integrations_address), settings=settings, clock=ShiftedClock())
+    settings.data_dir.mkdir()
+    shutil.copy(sqlite_template, settings.data_dir / "delivery.db")
     await maintenance.migrate(settings)
     yield world
     for name in list(world.running):
@@ -164,9 +169,9 @@ async def unstarted_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> As
 
 
 @pytest.fixture
-async def on_postgres(unstarted_world: World, postgres_database: str) -> None:
-    """Give Delivery an empty PostgreSQL in place of its file, before it is started."""
-    url = SecretStr(postgres_database)
+async def on_postgres(unstarted_world: World, postgres_with_schemas: str) -> None:
+    """Give Delivery a PostgreSQL in place of its file, before it is started."""
+    url = SecretStr(postgres_with_schemas)
     unstarted_world.settings = unstarted_world.settings.model_copy(update={"delivery_database_url": url})
     await maintenance.migrate(unstarted_world.settings)
 

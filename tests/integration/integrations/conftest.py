@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,12 @@ class Clients:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> IntegrationsSettings:
+def settings(tmp_path: Path, sqlite_template: Path) -> IntegrationsSettings:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    shutil.copy(sqlite_template, data_dir / "integrations.db")
     return IntegrationsSettings(
-        data_dir=tmp_path / "data",
+        data_dir=data_dir,
         integrations_listen="127.0.0.1:0",
         public_url="https://sms.example/",
         bootstrap_key=BOOTSTRAP_KEY,

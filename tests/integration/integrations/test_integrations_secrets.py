@@ -175,6 +175,8 @@ async def test_refuses_to_start_with_a_key_ring_that_does_not_open_what_is_store
 
 
 async def test_refuses_to_start_before_the_schema_is_there(settings):
+    (settings.data_dir / "integrations.db").unlink()
+
     with pytest.raises(SettingsError, match="textway migrate"):
         await service.build(settings, SystemClock())
 
