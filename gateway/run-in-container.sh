@@ -15,7 +15,7 @@ DRAIN_SECONDS=5
 LAST_ANSWER_SECONDS=10
 FIGURES='^(listener_manager\.listener_stopped|http\.public\.downstream_(cx_active|rq_active|rq_total))$'
 # Rounds of 0.1 s. Whoever has connected has sent its request by then.
-QUIET_ROUNDS=5
+QUIET_ROUNDS=10
 
 administer() { # METHOD PATH: prints the answer, its headers first
   local line

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.fakes import postgres
 from tests.kit import schemas
@@ -61,6 +62,13 @@ class FixedClock:
             if due <= self._seconds and not woken.done():
                 woken.set_result(None)
         self._sleepers = [(due, woken) for due, woken in self._sleepers if not woken.done()]
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Undo what a command that was run in this process has set; others look for lines that it would leave out."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Final
 DRAIN_SECONDS: Final = 1
 ADMIN_SOCKET: Final = "envoy.sock"  # of its own administration, in the folder of sockets
 _LAST_ANSWER_SECONDS: Final = 10  # no request takes longer
-_QUIET_SECONDS: Final = 0.5  # whoever has connected has sent its request by then
+_QUIET_SECONDS: Final = 1.0  # whoever has connected has sent its request by then
 _STOPPED: Final = "listener_manager.listener_stopped"
 _CONNECTIONS: Final = "http.public.downstream_cx_active"
 _IN_HAND: Final = "http.public.downstream_rq_active"

@@ -67,7 +67,7 @@ def test_asks_a_sender_that_pauses_between_its_requests_to_close(gate, stopping)
         stopping()
         is_asked = False
         while not is_asked:
-            time.sleep(0.2)
+            time.sleep(0.1)
             connection.sendall(raw.request("GET", "/health/live"))
             answer = raw.read(connection)
             assert answer.status_code == 200

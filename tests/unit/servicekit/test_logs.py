@@ -9,20 +9,12 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from servicekit import logs
 from servicekit.log_lines import GATHERED_CHARACTERS
-
-
-@pytest.fixture(autouse=True)
-def _unconfigured_afterwards() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
-
 
 HOSTILE_VALUES = [
     "two\nlines",
