@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from sqlalchemy.engine import make_url
 
 from tests.fakes import postgres
 from tests.kit import schemas
@@ -105,9 +106,10 @@ def postgres_database(postgres_scratch: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_url: str) -> Iterator[str]:
+    """The name of a database that is there to be copied."""
     with postgres.new_database(postgres_url) as url:
         schemas.bring_up(url)
-        yield url.rpartition("/")[2]
+        yield make_url(url).database or ""
 
 
 @pytest.fixture
