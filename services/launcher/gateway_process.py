@@ -51,9 +51,10 @@ def drain(admin: Path) -> None:
     while.
     """
     deadline = time.monotonic() + DRAIN_SECONDS + _LAST_ANSWER_SECONDS
-    begun, quiet_since = -1, time.monotonic()
+    begun, quiet_since = -1, 0.0
     try:
         _administer(admin, "POST", "/drain_listeners?graceful", deadline)
+        time.sleep(DRAIN_SECONDS)
         while (now := time.monotonic()) < deadline:
             figures = _figures(admin, deadline)
             if not figures[_STOPPED] or figures[_IN_HAND] or figures[_BEGUN] != begun:

@@ -90,9 +90,15 @@ def _gateway(data_dir: Path) -> list[Replica]:
         running = gateway_process.ask(Path(admin), timeout_seconds=ANSWER_SECONDS)
     except OSError:
         return [Replica(service="gateway", address=address, problem=NOT_ANSWERING)]
-    problem = "" if running.is_live else "is starting or stopping"
-    found = Replica(service="gateway", address=address, version=running.version, up_seconds=running.up_seconds)
-    return [replace(found, problem=problem)]
+    return [
+        Replica(
+            service="gateway",
+            address=address,
+            version=running.version,
+            up_seconds=running.up_seconds,
+            problem="" if running.is_live else "is starting or stopping",
+        )
+    ]
 
 
 async def _of_service(service: str, address: str, identity: tls.Identity | None) -> list[Replica]:

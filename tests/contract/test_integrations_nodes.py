@@ -9,12 +9,10 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import text
 
-from servicekit import migrations
 from servicekit.database import Database
 from servicekit.errors import NotFoundError, UnavailableError
 from services.integrations.domain import IntegrationChanges
 from services.integrations.key_ring import KeyRing
-from services.integrations.maintenance import MIGRATIONS, VERSION_TABLE
 from services.integrations.sql_nodes import SqlNodeStore
 from services.integrations.sql_rows import KEPT_CHANGES
 from services.integrations.sql_store import SqlIntegrationStore
@@ -31,7 +29,6 @@ def checked_soon(monkeypatch):
 @pytest.fixture
 async def stores(postgres_database):
     database = Database.open(postgres_database)
-    await migrations.migrate(database, MIGRATIONS, VERSION_TABLE)
     key_ring = KeyRing([Fernet.generate_key().decode()])
     yield SimpleNamespace(
         database=database,

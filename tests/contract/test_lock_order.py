@@ -10,10 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from servicekit import migrations
 from servicekit.database import Database
 from servicekit.ids import new_id
-from services.delivery import maintenance
 from services.delivery.domain import Failure, FailureReason, Outcome, Receipt, Reply, Status
 from services.delivery.optouts import OptOutWords
 from services.delivery.sql_replies import SqlReplyStore
@@ -160,7 +158,6 @@ async def test_no_two_calls_wait_for_each_other(postgres_database):
         before = await locks.circles(watching)
         async with contextlib.AsyncExitStack() as stack:
             databases = [await stack.enter_async_context(opened(postgres_database)) for _ in range(PROCESSES)]
-            await migrations.migrate(databases[0], maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
             actors = Actors(databases, seed=1)
 
             async with asyncio.timeout(DONE_WITHIN_SECONDS):

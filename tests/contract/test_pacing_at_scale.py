@@ -11,10 +11,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from servicekit import migrations
 from servicekit.clock import SystemClock
 from servicekit.database import Database
-from services.delivery import maintenance
 from services.delivery.carrier_monitor import CarrierMonitor
 from services.delivery.carriers.base import Capability, Taken
 from services.delivery.carriers.registry import Carriers
@@ -121,7 +119,6 @@ def segments_by_window(came: list[tuple[float, int]]) -> list[int]:
 @pytest.mark.timeout(SECONDS * 5 + 60)
 async def test_four_processes_together_keep_to_one_limit_and_make_use_of_it(postgres_database):
     database = Database.open(postgres_database)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     store, chance = SqlMessageStore(database), random.Random(4)
     for _ in range(1 + LIMIT * (SECONDS + 10) // 300):
         await store.add([new_message(chance.choice([1, 1, 1, 2, 3])) for _ in range(300)])

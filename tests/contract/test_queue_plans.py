@@ -10,10 +10,8 @@ import asyncpg
 import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
-from servicekit import migrations
-from servicekit.database import Database
 from servicekit.hot_statements import HotStatement
-from services.delivery import maintenance, sql_queue
+from services.delivery import sql_queue
 
 WAITING = 20_000
 ROWS_AT_MOST = 4  # one for each lane that is asked for, and for each priority
@@ -43,9 +41,6 @@ async def test_finds_the_queues_that_there_are_by_their_first_rows(postgres_data
 
 async def rows_read_by(url: str, hot: HotStatement, given: tuple[Any, ...], *, lanes: int = 1) -> float:
     """Return how many rows a statement looks at beside a long queue of one route, with so many lanes."""
-    database = Database.open(url)
-    await migrations.migrate(database, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
-    await database.close()
     statement, ordered = hot._compile(dialect())
     connection = await asyncpg.connect(url)
     try:

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from servicekit import ids, migrations
+from servicekit import ids
 from servicekit.database import Database
 from servicekit.paging import PageRequest
-from services.delivery import maintenance, sql_webhook_queue
+from services.delivery import sql_webhook_queue
 from services.delivery.sql_webhook_attempts import CUT_OFF
 from services.delivery.sql_webhooks import SqlWebhookStore
 from services.delivery.webhook_store import ClaimedWebhook, FinishedWebhook, Limits
@@ -448,7 +448,6 @@ async def test_keeps_both_limits_when_many_processes_claim_at_once(postgres_data
         databases = [Database.open(postgres_database) for _ in range(4)]
         for database in databases:
             stack.push_async_callback(database.close)
-        await migrations.migrate(databases[0], maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         stores = [SqlWebhookStore(database) for database in databases]
         await stores[0].add([new_delivery(f"wkh_{number % 12}", tenant_id="ten_a") for number in range(240)])
         in_flight: dict[str, ClaimedWebhook] = {}
@@ -479,7 +478,6 @@ async def test_keeps_both_limits_when_many_processes_claim_at_once(postgres_data
 async def test_renews_in_the_order_in_which_all_lock_endpoints_and_their_deliveries(postgres_database):
     async with contextlib.AsyncExitStack() as stack:
         databases = [await stack.enter_async_context(Database.open(postgres_database)) for _ in range(3)]
-        await migrations.migrate(databases[0], maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         store = SqlWebhookStore(databases[0])
         await store.add([new_delivery(), new_delivery()])
         claimed = await claim(store)
@@ -538,7 +536,6 @@ class Actors:
 
 async def test_no_two_calls_wait_for_each_other(postgres_database):
     watched = Database.open(postgres_database)
-    await migrations.migrate(watched, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
     before = await locks.circles(watched)
     async with contextlib.AsyncExitStack() as stack:
         databases = [Database.open(postgres_database) for _ in range(4)]
@@ -703,7 +700,6 @@ async def test_leaves_nothing_behind_of_a_delivery_that_is_removed_as_it_is_repl
         here, there = [Database.open(postgres_database) for _ in range(2)]
         for database in (here, there):
             stack.push_async_callback(database.close)
-        await migrations.migrate(here, maintenance.MIGRATIONS, maintenance.VERSION_TABLE)
         store = SqlWebhookStore(there)
         delivery, later = new_delivery(), new_delivery("wkh_2", next_at=LEASE)
         await store.add([delivery, later])

@@ -19,7 +19,7 @@ from servicekit.clock import SystemClock
 from servicekit.errors import Kind, ServiceError
 from servicekit.ids import new_secret
 from servicekit.server import CALL_GRACE_SECONDS, RunningServer
-from services.delivery import maintenance, service
+from services.delivery import service
 from services.delivery.settings import DeliverySettings
 from tests.kit.ports import free_address
 from textway.delivery.v1 import message_pb2, messages_service_pb2
@@ -162,18 +162,16 @@ async def unstarted_world(
     world = World(registry=FakeRegistry(settings.integrations_address), settings=settings, clock=ShiftedClock())
     settings.data_dir.mkdir()
     shutil.copy(sqlite_template, settings.data_dir / "delivery.db")
-    await maintenance.migrate(settings)
     yield world
     for name in list(world.running):
         await world.stop(name)
 
 
 @pytest.fixture
-async def on_postgres(unstarted_world: World, postgres_with_schemas: str) -> None:
+def on_postgres(unstarted_world: World, postgres_with_schemas: str) -> None:
     """Give Delivery a PostgreSQL in place of its file, before it is started."""
     url = SecretStr(postgres_with_schemas)
     unstarted_world.settings = unstarted_world.settings.model_copy(update={"delivery_database_url": url})
-    await maintenance.migrate(unstarted_world.settings)
 
 
 @pytest.fixture
