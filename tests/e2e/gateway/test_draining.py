@@ -97,6 +97,7 @@ def test_answers_who_connected_in_time_and_sends_only_then(gate, stopping):
                 socket.create_connection(("127.0.0.1", gate.port), timeout=10).close()
             except (ConnectionRefusedError, ConnectionResetError):  # the one before the handshake, the other after it
                 break
+        time.sleep(0.3)
         connection.sendall(raw.request("GET", "/health/live"))
 
         answer = raw.read(connection)
